@@ -1,0 +1,94 @@
+"""A curated dataset's plan, its manifest, and the totals that its card shows."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from assay.schemas.base import Model, fingerprint
+from assay.schemas.recipe import Recipe
+from assay.schemas.store import StoredObject
+
+
+class Piece(Model):
+    """A run of one tagged shard's documents that goes into one output shard."""
+
+    source: int = Field(description="index in the recipe's sources")
+    shard: int = Field(description="index in that source's manifest")
+    first: int = Field(ge=0, description="index of the first document in the shard's tags table")
+    end: int = Field(ge=0, description="index after the last one")
+
+
+class OutputShard(Model):
+    """One object of the dataset, and what it's made of: the unit of work of a curation."""
+
+    index: int = Field(ge=0)
+    count: int = Field(ge=1, description="output shards in all")
+    pieces: tuple[Piece, ...]
+
+    @property
+    def id(self) -> str:
+        """Its place in the dataset: part-00003-of-00012."""
+        return f"part-{self.index:05d}-of-{self.count:05d}"
+
+
+class Tally(Model):
+    """Documents, tokens and bytes of text."""
+
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            documents=self.documents + other.documents,
+            tokens=self.tokens + other.tokens,
+            bytes=self.bytes + other.bytes,
+        )
+
+
+class RuleTally(Model):
+    """What a rule does: after the rules before it, and what it would do alone."""
+
+    name: str
+    reason: str
+    dropped: Tally
+    alone: int = Field(ge=0, description="documents that match it, whatever other rules say")
+
+
+class SourceLineage(Model):
+    """One tagged corpus that a dataset was made from."""
+
+    store: str
+    run: str
+    corpus: str
+    encoder: str
+    tagset: str
+    shards: int
+
+
+class CurationManifest(Model):
+    """A finished curated dataset; the last object written. The same inputs and recipe give the same bytes."""
+
+    format: Literal["assay.curated/1"] = "assay.curated/1"
+    fingerprint: str = Field(description="of recipe and sources")
+    assay_version: str
+    recipe: Recipe
+    sources: tuple[SourceLineage, ...]
+    columns: dict[str, str] = Field(description="columns of the dataset and their Arrow types")
+    rows_in: int = Field(description="documents and bad records that were read: kept + dropped + quarantined")
+    kept: Tally
+    dropped: Tally
+    rows_quarantined: int
+    rules: tuple[RuleTally, ...]
+    statistics: dict[str, StoredObject] = Field(description="kept and dropped: statistics, merged")
+    shards: tuple[StoredObject, ...] = Field(description="the dataset, in order; keys relative to its folder")
+    dropped_shards: tuple[StoredObject, ...] = ()
+
+
+def curation_fingerprint(recipe: Recipe, sources: tuple[SourceLineage, ...]) -> str:
+    """16 hex digits over everything that decides the bytes; the output's path is left out."""
+    body = recipe.model_dump(mode="json")
+    body["output"].pop("path")
+    body.pop("sources")
+    lineage = [source.model_dump(mode="json", exclude={"store"}) for source in sources]
+    return fingerprint([body, lineage])

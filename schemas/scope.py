@@ -1,0 +1,69 @@
+"""A scope: what turns a document into features."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from assay.schemas.base import Model
+
+
+class Scope(Model):
+    """Backbone, SAE, layers and pooling. Two scopes that could give different features have different fingerprints."""
+
+    name: str = Field(min_length=1)
+    backbone: str = Field(description="'embedded', a folder with a transformers checkpoint, or a Hub id")
+    backbone_revision: str | None = Field(None, description="Hub commit, branch or tag")
+    sae: str = Field(description="'embedded', a folder with layer{n}.sae.pt files, or a Hub id")
+    sae_revision: str | None = Field(None, description="Hub commit, branch or tag")
+    layers: tuple[int, ...] = Field(min_length=1, description="0-based decoder layers whose output is encoded")
+    k: int | None = Field(
+        None, gt=0, description="active features a token; by default what the SAE's config.json or repo name says"
+    )
+    window: int = Field(1024, ge=8, description="tokens in one forward pass; longer documents are windowed")
+    overlap: int = Field(128, ge=1, description="tokens of left context that a later window repeats, uncounted")
+    mask_first: bool = Field(True, description="leave out position 0, an attention sink outside the SAE's training")
+    norm_outlier: float | None = Field(
+        10.0, gt=1, description="leave out tokens whose residual norm exceeds this many medians of their window"
+    )
+    top_m: int = Field(256, gt=0, description="features kept a document and layer, by max; watched ones are kept too")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the backbone; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    batch_tokens: int = Field(4096, gt=0, description="padded tokens in one forward pass; decides rounding")
+    shard_mb: float = Field(16.0, gt=0, description="default shard size, MB of text: some minutes of work")
+    taggers: str | None = Field(
+        None, description="folder with the default taggers, under configs/ or a path; their features are watched"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Scope":
+        if list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
+            raise ValueError(f"layers must be distinct, ascending and 0-based, not {list(self.layers)}")
+        if self.overlap >= self.window:
+            raise ValueError(f"overlap ({self.overlap}) must be smaller than window ({self.window})")
+        return self
+
+
+class EncoderIdentity(Model):
+    """Everything that decides what a feature is and when it fires; its fingerprint binds taggers to features."""
+
+    files: dict[str, str] = Field(description="weights, config and tokenizer files -> sha256")
+    layers: tuple[int, ...]
+    k: int
+    d_model: int
+    d_sae: int
+    window: int
+    overlap: int
+    mask_first: bool
+    norm_outlier: float | None
+    dtype: Literal["float32", "bfloat16"]
+
+
+class FeaturesIdentity(Model):
+    """What decides the bytes of a features shard: the encoder, how it was batched, and what was kept."""
+
+    encoder: str = Field(description="fingerprint of the EncoderIdentity")
+    top_m: int
+    watched: tuple[tuple[int, int], ...] = Field(description="(layer, feature) pairs that are always kept")
+    batch_tokens: int
+    format: Literal["assay.features/1"] = "assay.features/1"

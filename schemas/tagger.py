@@ -1,0 +1,105 @@
+"""A tagger: a small readable file that turns stored features into one tag."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from assay.schemas.base import Model, fingerprint
+from assay.schemas.errors import AssayError
+
+Axis = Literal["quality", "safety", "domain", "language", "custom"]
+Pooling = Literal["any", "max", "mean", "count"]
+
+
+class FeatureWeight(Model):
+    """One SAE feature's part in a tag."""
+
+    layer: int = Field(ge=0)
+    feature: int = Field(ge=0)
+    scale: float = Field(gt=0, description="the pooled value is divided by this and cut at 1")
+    weights: tuple[float, ...] = Field(description="one per label; a score has one")
+    tokens: tuple[str, ...] = Field((), description="tokens on which it fires most in the fitting data")
+
+
+class Tagger(Model):
+    """Scores or labels a document: sigmoid (score) or softmax (label) of bias + weights @ min(pooled / scale, 1)."""
+
+    format: Literal["assay.tagger/1"] = "assay.tagger/1"
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", description="also the name of its column")
+    version: int = Field(1, ge=1)
+    axis: Axis
+    kind: Literal["score", "label"]
+    description: str
+    labels: tuple[str, ...] = Field(description="a score names its positive class; a label tagger names them all")
+    encoder: str = Field(description="fingerprint of the encoder that it was fitted on; another one is an error")
+    pooling: Pooling = Field(description="which pooled value of a feature is used; any: 1 if it fired at all")
+    sqrt: bool = Field(description="take the square root after scaling, which evens out bursts")
+    bias: tuple[float, ...]
+    features: tuple[FeatureWeight, ...] = Field(min_length=1)
+    threshold: float = Field(0.5, ge=0, le=1, description="where a yes/no reading of a score is best cut")
+    threshold_rule: str = ""
+    method: str = Field(description="how it was fitted")
+    fitted_on: dict[str, Any] = Field(default_factory=dict, description="data, splits, sizes and hashes")
+    evidence: dict[str, Any] = Field(default_factory=dict, description="held-out figures, with baselines beside")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Tagger":
+        outputs = 1 if self.kind == "score" else len(self.labels)
+        if self.kind == "score" and len(self.labels) != 1:
+            raise ValueError("a score has exactly one label: its positive class")
+        if self.kind == "label" and len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels repeat")
+        if len(self.bias) != outputs:
+            raise ValueError(f"bias has {len(self.bias)} numbers, expected {outputs}")
+        seen = set()
+        for f in self.features:
+            if len(f.weights) != outputs:
+                raise ValueError(f"feature {f.layer}:{f.feature} has {len(f.weights)} weights, expected {outputs}")
+            if (f.layer, f.feature) in seen:
+                raise ValueError(f"feature {f.layer}:{f.feature} is listed twice")
+            seen.add((f.layer, f.feature))
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all that decides the tag; evidence and prose may change without it."""
+        decides = {"format", "name", "version", "axis", "kind", "labels", "encoder", "pooling", "sqrt", "bias"}
+        weights = [[f.layer, f.feature, f.scale, f.weights] for f in self.features]
+        return fingerprint([self.model_dump(mode="json", include=decides), weights])
+
+
+def load_tagger(path: Path) -> Tagger:
+    """Reads one tagger file; a wrong one is an AssayError that names file and key."""
+    try:
+        return Tagger.model_validate_json(path.read_bytes())
+    except OSError as e:
+        raise AssayError(f"can't read tagger: {e.strerror}", where=str(path)) from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise AssayError(
+            f"not a valid tagger: {key}: {first['msg']}",
+            where=str(path),
+            hint="the format is described in docs/data-format.md",
+        ) from e
+
+
+def load_taggers(path: Path) -> tuple[Tagger, ...]:
+    """Reads a tagger file or every *.json of a folder, by name; two with one name is an AssayError."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    taggers = sorted((load_tagger(f) for f in files), key=lambda t: t.name)
+    names = [t.name for t in taggers]
+    if not taggers or len(set(names)) < len(names):
+        what = "no tagger (*.json) in this folder" if not taggers else f"two taggers share a name: {names}"
+        raise AssayError(what, where=str(path), hint="a folder holds one JSON file a tagger")
+    return tuple(taggers)
+
+
+def dump_tagger(tagger: Tagger) -> str:
+    """The tagger as it is kept in git: one feature a line, so that a diff reads."""
+    body = tagger.model_dump(mode="json")
+    features = [json.dumps(f, ensure_ascii=False) for f in body.pop("features")]
+    text = json.dumps(body, indent=1, ensure_ascii=False)
+    return text[:-2] + ',\n "features": [\n  ' + ",\n  ".join(features) + "\n ]\n}\n"
