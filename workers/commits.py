@@ -1,0 +1,127 @@
+"""The commit log of a prefix: a shard exists because its one commit record does.
+
+A shard's objects are written first, under names made from their content; the commit, which names them, is
+written last. Any number of attempts at a shard may run at the same time, one commit wins, and the others'
+objects are either the same ones or orphans.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from pydantic import ValidationError
+
+from assay.schemas.base import canonical_json
+from assay.schemas.errors import AssayError, printable
+from assay.schemas.store import ShardCommit
+from assay.workers.objects import ObjectStore, check_key
+
+_SUFFIX = ".json"
+_MUST_AGREE = ("fingerprint", "rows_in", "rows_kept", "rows_dropped", "rows_quarantined")
+
+
+class CommitLog:
+    """The commits below `{prefix}/commits/`: at most one per shard, for ever; pickles with its store."""
+
+    def __init__(self, store: ObjectStore, prefix: str) -> None:
+        self.store = store
+        self.prefix = check_key(prefix)
+
+    def key(self, shard: str) -> str:
+        """Where the commit of `shard` is kept."""
+        return f"{self.prefix}/commits/{shard}{_SUFFIX}"
+
+    def commit(self, record: ShardCommit) -> bool:
+        """Commits a shard exactly once: True if `record` is its commit, False if an equal attempt was first.
+
+        Raises AssayError if rows are unaccounted for, or if the winner came to other results.
+        """
+        accounted = record.rows_kept + record.rows_dropped + record.rows_quarantined
+        if record.rows_in != accounted:
+            raise AssayError(
+                f"shard {record.shard} read {record.rows_in} rows but accounts for {accounted}",
+                where=self.store.uri(self.key(record.shard)),
+                hint="this is a defect in the stage that counted them; nothing was committed",
+            )
+        data = canonical_json(record).encode()
+        if self.store.create(self.key(record.shard), data, attempt=record.attempt):
+            return True
+        winner = self.read(record.shard)
+        if winner.attempt == record.attempt:
+            return True
+        differences = [
+            f"{field} is {printable(getattr(winner, field))} in the commit, "
+            f"{printable(getattr(record, field))} in the new attempt"
+            for field in _MUST_AGREE
+            if getattr(winner, field) != getattr(record, field)
+        ]
+        if differences:
+            raise AssayError(
+                f"two attempts of shard {record.shard} disagree: {'; '.join(differences)}",
+                where=self.store.uri(self.key(record.shard)),
+                hint="the source changed between them, or two versions of Assay write to one run; "
+                "the committed one stays",
+            )
+        return False
+
+    def has(self, shard: str) -> bool:
+        """Whether `shard` is committed now."""
+        return self.store.exists(self.key(shard))
+
+    def find(self, shard: str) -> ShardCommit | None:
+        """The commit of `shard`, or None if it isn't committed now."""
+        return self.read(shard) if self.has(shard) else None
+
+    def committed(self) -> set[str]:
+        """The shards that are committed now, from one listing."""
+        folder = f"{self.prefix}/commits"
+        names = (key[len(folder) + 1 :] for key in self.store.list(folder))
+        return {name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+
+    def read(self, shard: str) -> ShardCommit:
+        """The commit of `shard`. Raises AssayError if there is none or if it isn't a commit of this shard."""
+        key = self.key(shard)
+        data = self.store.read(key)
+        try:
+            record = ShardCommit.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "the whole record"
+            raise self._unreadable(key, f"{printable(field)}: {printable(first['msg'])}") from error
+        if record.shard != shard:
+            raise self._unreadable(key, f"it names shard {printable(record.shard)}")
+        return record
+
+    def read_many(self, shards: Iterable[str], threads: int = 16) -> Iterator[ShardCommit]:
+        """The commits of `shards` in the order given, read ahead by `threads` at most twice as many."""
+        pending: deque[Future[ShardCommit]] = deque()
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="commits")
+        try:
+            for shard in shards:
+                pending.append(pool.submit(self.read, shard))
+                if len(pending) >= 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def orphans(self, *folders: str) -> Iterator[str]:
+        """The keys below `{prefix}/{folder}` that no commit names.
+
+        Only while nothing writes below the prefix are these garbage: objects are written before their commit.
+        """
+        listed = [key for folder in folders for key in self.store.list(f"{self.prefix}/{folder}")]
+        named = {
+            stored.key
+            for record in self.read_many(sorted(self.committed()))
+            for stored in record.objects.values()
+        }
+        yield from (key for key in listed if key not in named)
+
+    def _unreadable(self, key: str, why: str) -> AssayError:
+        return AssayError(
+            f"this isn't a commit that this version of Assay can read: {why}",
+            where=self.store.uri(key),
+            hint="read it with the version that wrote it, or delete it to have its shard done again",
+        )
