@@ -54,6 +54,18 @@ class ShardEntry(Model):
     objects: dict[str, StoredObject]
 
 
+class RunRecord(Model):
+    """What a tagging run's id stands for; written when the run begins."""
+
+    run: str
+    corpus: str
+    scope: str = Field(description="the scope's name")
+    plan: str
+    encoder: str
+    features: str
+    tagset: str
+
+
 class TagManifest(Model):
     """A finished tagging run. The same corpus, scope and taggers give the same bytes."""
 

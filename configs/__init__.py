@@ -1,0 +1,1 @@
+"""Ready scopes, taggers and recipes."""

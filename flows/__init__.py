@@ -1,0 +1,1 @@
+"""What runs: a Prefect flow for each long job, and the command line over them."""

@@ -1,0 +1,125 @@
+"""The dataset card: README.md with the Hub's YAML header, so that the folder loads and explains itself."""
+
+import io
+from typing import Any
+
+import pyarrow as pa
+from ruamel.yaml import YAML
+
+from assay.schemas.curation import CurationManifest
+from assay.schemas.errors import printable
+from assay.schemas.statistics import TOKENS
+
+_SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
+_LARGER = [(10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B")]
+_DATA = {"parquet": ("parquet", "data/*.parquet"), "jsonl.zst": ("json", "data/*.jsonl.zst")}
+
+
+def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
+    """The card of a finished dataset; the same manifest gives the same text."""
+    recipe, kept = manifest.recipe, manifest.kept
+    builder, pattern = _DATA[recipe.output.format]
+    total = kept.tokens + manifest.dropped.tokens
+    lines = [
+        f"# {recipe.name}",
+        "",
+        *([_cell(recipe.description), ""] if recipe.description else []),
+        f"{kept.documents:,} documents, {kept.tokens:,} tokens, {kept.bytes:,} bytes of text, "
+        f"in {len(manifest.shards):,} shards. Curated by Assay {manifest.assay_version} from SAE-feature tags.",
+        "",
+        "## Loading",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        "",
+        f'dataset = load_dataset("{builder}", data_files="{pattern}", split="train")',
+        "```",
+        "",
+        "`manifest.json` lists every shard with its size, rows and SHA-256.",
+        "",
+        "## Where it comes from",
+        "",
+        *_table(
+            ["corpus", "tagging run", "encoder", "tag set", "input shards"],
+            [[s.corpus, s.run, s.encoder, s.tagset, f"{s.shards:,}"] for s in manifest.sources],
+        ),
+        "",
+        "## What was kept and dropped",
+        "",
+        f"Rows in {manifest.rows_in:,} = kept {kept.documents:,} + dropped {manifest.dropped.documents:,} "
+        f"+ quarantined {manifest.rows_quarantined:,}. Kept {_share(kept.tokens, total)} of the tokens.",
+        "",
+        *_table(
+            ["rule", "why", "documents dropped", "tokens dropped", "would drop alone"],
+            [
+                [r.name, r.reason, f"{r.dropped.documents:,}", f"{r.dropped.tokens:,}", f"{r.alone:,}"]
+                for r in manifest.rules
+            ],
+        ),
+        "",
+        "A document is counted under the first rule that drops it. Quarantined rows (broken records, empty texts) "
+        "are listed with their reasons in the tagging run's store.",
+        "",
+        "## Composition of what was kept",
+        "",
+        *_composition(statistics, "domain", kept.tokens),
+        *_composition(statistics, "language", kept.tokens),
+        "## Columns",
+        "",
+        *_table(["column", "type"], [[name, kind] for name, kind in manifest.columns.items()]),
+        "",
+        "Columns that begin with `assay_` were added: the document's id, its tokens (as the backbone counts them) and "
+        "its tags. The others are the source's own.",
+        "",
+    ]
+    return f"---\n{_header(manifest)}---\n\n" + "\n".join(lines)
+
+
+def _header(manifest: CurationManifest) -> str:
+    recipe, n = manifest.recipe, manifest.kept.documents
+    size = next((name for limit, name in [*_SIZES, *_LARGER] if n < limit), "100B<n<1T")
+    header: dict[str, Any] = {
+        "pretty_name": recipe.name,
+        "license": recipe.license,
+        "task_categories": ["text-generation"],
+        "size_categories": [size],
+        "tags": ["assay", "sae-features"],
+        "configs": [{"config_name": "default", "data_files": _DATA[recipe.output.format][1]}],
+    }
+    out = io.StringIO()
+    YAML(typ="safe", pure=True).dump(header, out)
+    return out.getvalue()
+
+
+def _composition(statistics: pa.Table, dimension: str, total: int) -> list[str]:
+    rows = [r for r in statistics.to_pylist() if r["metric"] == TOKENS and r[dimension]]
+    if not rows:
+        return []
+    counts: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        docs, tokens = counts.get(row[dimension], (0, 0))
+        counts[row[dimension]] = (docs + row["docs"], tokens + row["tokens"])
+    ranked = sorted(counts.items(), key=lambda item: (-item[1][1], item[0]))
+    table = _table(
+        [dimension, "documents", "tokens", "share of tokens"],
+        [[name, f"{docs:,}", f"{tokens:,}", _share(tokens, total)] for name, (docs, tokens) in ranked],
+    )
+    return [*table, ""]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * len(head),
+        *("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows),
+    ]
+
+
+def _cell(text: str) -> str:
+    """Text made inert in Markdown: no line break, cell border, tag, link or emphasis survives."""
+    safe = "".join(c if c.isprintable() else printable(c) for c in text)
+    return "".join(f"\\{c}" if c in "\\`*[]<>|" else c for c in safe)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"

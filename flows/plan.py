@@ -1,0 +1,139 @@
+"""What a command would do, before it does it: shards, documents, tokens and time; or each rule's effect."""
+
+import os
+import time
+from itertools import islice
+
+from assay.flows.curate import CurateParameters, survey
+from assay.flows.tag import TagParameters, TagPlan, plan_tagging, pool_options
+from assay.sae_runtime.runtime import Runtime
+from assay.schemas.base import Model
+from assay.schemas.curation import RuleTally, Tally
+from assay.schemas.store import tags_prefix
+from assay.workers.commits import CommitLog
+from assay.workers.objects import ObjectStore
+from assay.workers.reading import Document, read_documents
+from assay.workers.records import BadShard
+
+_SHARDS_SAMPLED = 8
+_DOCUMENTS_A_SHARD = 24
+_TIMED_BYTES = 120_000
+
+
+class TagForecast(Model):
+    """What `assay tag` would do. Documents, tokens and time are estimates from `sampled` documents."""
+
+    run: str
+    corpus: str
+    objects: int
+    shards: int
+    shards_done: int
+    text_bytes: int
+    documents: int
+    tokens: int
+    sampled: int
+    device: str
+    workers: int
+    tokens_per_second: float
+    """of one worker, measured on the sample"""
+    seconds: float
+    """for the shards that are left, all workers"""
+
+
+class CurateForecast(Model):
+    """What `assay curate` would do: exact, read from the tags."""
+
+    name: str
+    rows_in: int
+    rows_quarantined: int
+    kept: Tally
+    dropped: Tally
+    rules: tuple[RuleTally, ...]
+    output_shards: int
+    path: str
+
+
+def forecast_tagging(parameters: TagParameters) -> TagForecast:
+    """Plans the corpus and times the runtime on a small sample of it; writes nothing."""
+    plan = plan_tagging(parameters)
+    shards = plan.corpus.shards
+    done = CommitLog(ObjectStore(parameters.store), tags_prefix(plan.tagset)).committed()
+    left = [shard for shard in shards if shard.id not in done]
+    texts = _sample(plan)
+    size = sum(len(text.encode()) for text in texts) or 1
+    timed = list(islice(_until(texts, _TIMED_BYTES), len(texts)))
+    tokens, rate = _measure(plan, timed) if timed else (0, 0.0)
+    tokens_per_byte = tokens / max(1, sum(len(t.encode()) for t in timed))
+    text_bytes = sum(shard.bytes for shard in shards)
+    left_tokens = sum(shard.bytes for shard in left) * tokens_per_byte
+    workers = pool_options(plan, max(1, len(left))).workers
+    return TagForecast(
+        run=plan.run,
+        corpus=plan.corpus.corpus,
+        objects=len({shard.source.uri for shard in shards}),
+        shards=len(shards),
+        shards_done=len(shards) - len(left),
+        text_bytes=text_bytes,
+        documents=round(text_bytes / size * len(texts)),
+        tokens=round(text_bytes * tokens_per_byte),
+        sampled=len(texts),
+        device=plan.resolved.device,
+        workers=workers,
+        tokens_per_second=rate,
+        seconds=left_tokens / (rate * workers) if rate else 0.0,
+    )
+
+
+def forecast_curation(parameters: CurateParameters) -> CurateForecast:
+    """Applies the rules to the tags; writes nothing."""
+    preview = survey.fn(parameters)
+    return CurateForecast(
+        name=parameters.recipe.name,
+        rows_in=preview.rows_in,
+        rows_quarantined=preview.rows_quarantined,
+        kept=preview.kept,
+        dropped=preview.dropped,
+        rules=preview.rules,
+        output_shards=len(preview.shards),
+        path=parameters.recipe.output.path,
+    )
+
+
+def _sample(plan: TagPlan) -> list[str]:
+    """The first documents of shards spread evenly over the corpus."""
+    shards = plan.corpus.shards
+    step = max(1, len(shards) // _SHARDS_SAMPLED)
+    texts = []
+    for shard in shards[::step][:_SHARDS_SAMPLED]:
+        records = read_documents(shard, plan.corpus.options)
+        try:
+            texts += [r.text for r in islice(records, _DOCUMENTS_A_SHARD) if isinstance(r, Document)]
+        except BadShard:
+            continue
+    return texts
+
+
+def _until(texts: list[str], limit: int) -> list[str]:
+    kept, size = [], 0
+    for text in texts:
+        kept.append(text)
+        size += len(text)
+        if size > limit:
+            break
+    return kept
+
+
+def _measure(plan: TagPlan, texts: list[str]) -> tuple[int, float]:
+    """(tokens of the texts, tokens a second of one worker)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if pool_options(plan, 1).cpus == 1 else (os.cpu_count() or 1))
+    try:
+        runtime = Runtime(plan.resolved.scope, device=plan.resolved.device, watched=plan.resolved.watched)
+        runtime.features(texts[:1])
+        started = time.monotonic()
+        tokens = int(runtime.features(texts).n_tokens.sum())
+        return tokens, tokens / max(time.monotonic() - started, 1e-9)
+    finally:
+        torch.set_num_threads(threads)

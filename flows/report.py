@@ -1,0 +1,115 @@
+"""Gathers a finished run's or a curated dataset's numbers into a report."""
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
+from assay.flows.tag import load_manifest
+from assay.schemas.composition import Composition
+from assay.schemas.curation import CurationManifest
+from assay.schemas.errors import AssayError
+from assay.schemas.statistics import TagColumn
+from assay.schemas.store import StoredObject, TagManifest, tags_prefix
+from assay.schemas.tagger import Tagger
+from assay.workers.feature_table import iter_parquet
+from assay.workers.objects import ObjectStore
+
+
+def build_report(uri: str, run: str | None = None) -> Report:
+    """The report of the store or curated dataset at `uri`; AssayError if it's neither, or not finished."""
+    store = ObjectStore(uri)
+    if store.exists("manifest.json"):
+        return _of_dataset(store, CurationManifest.model_validate_json(store.read("manifest.json")))
+    return _of_run(store, load_manifest(store, run))
+
+
+def _of_run(store: ObjectStore, manifest: TagManifest) -> Report:
+    notes = []
+    if manifest.unreadable_shards:
+        notes.append(f"{manifest.unreadable_shards} shards could not be read; their rows are not counted anywhere.")
+    return Report(
+        title="Composition of a tagged corpus",
+        subject=f"{manifest.rows_in:,} rows in {len(manifest.shards):,} shards, tagged by SAE features",
+        corpus=manifest.corpus,
+        fingerprints={
+            "run": manifest.run,
+            "encoder": manifest.encoder,
+            "features": manifest.features,
+            "tag set": manifest.tagset,
+        },
+        taggers=tagger_lines(read_taggers(store, manifest.tagset)),
+        totals=Totals(
+            rows_in=manifest.rows_in,
+            rows_kept=manifest.rows_kept,
+            rows_quarantined=manifest.rows_quarantined,
+            tokens=manifest.tokens,
+        ),
+        quarantine_reasons=manifest.quarantine_reasons,
+        composition=_composition(store, manifest.statistics, manifest.taggers),
+        notes=tuple(notes),
+    )
+
+
+def _of_dataset(output: ObjectStore, manifest: CurationManifest) -> Report:
+    source = manifest.recipe.sources[0]
+    tagging = load_manifest(ObjectStore(source.store), manifest.sources[0].run)
+    reasons: dict[str, int] = {}
+    for given, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True):
+        for reason, n in load_manifest(ObjectStore(given.store), lineage.run).quarantine_reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + n
+    return Report(
+        title=f"Curated dataset {manifest.recipe.name}",
+        subject=manifest.recipe.description or "what the recipe kept and dropped",
+        corpus=", ".join(lineage.corpus for lineage in manifest.sources),
+        fingerprints={
+            "curation": manifest.fingerprint,
+            "encoder": tagging.encoder,
+            "tag set": tagging.tagset,
+            "assay": manifest.assay_version,
+        },
+        taggers=tagger_lines(read_taggers(ObjectStore(source.store), tagging.tagset)),
+        totals=Totals(
+            rows_in=manifest.rows_in,
+            rows_kept=manifest.kept.documents,
+            rows_dropped=manifest.dropped.documents,
+            rows_quarantined=manifest.rows_quarantined,
+            tokens=manifest.kept.tokens,
+        ),
+        quarantine_reasons=reasons,
+        composition=_composition(output, manifest.statistics["kept"], tagging.taggers),
+        dropped=_composition(output, manifest.statistics["dropped"], tagging.taggers),
+        rules=tuple(
+            RuleLine(name=r.name, dropped=r.dropped.documents, tokens=r.dropped.tokens, failed=r.alone)
+            for r in manifest.rules
+        ),
+    )
+
+
+def read_taggers(store: ObjectStore, tagset: str) -> Sequence[Tagger]:
+    """The taggers that a store's tag set was made with."""
+    key = f"{tags_prefix(tagset)}/taggers.json"
+    if not store.exists(key):
+        raise AssayError(f"no record of tag set {tagset}", where=store.root)
+    return [Tagger.model_validate(t) for t in json.loads(store.read(key))]
+
+
+def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:
+    """The taggers as a report names them, with their held-out figures."""
+    return tuple(
+        TaggerLine(
+            name=t.name,
+            axis=t.axis,
+            kind=t.kind,
+            version=str(t.version),
+            held_out={k: float(v) for k, v in t.evidence.get("held_out", {}).items() if isinstance(v, int | float)},
+            note=str(t.evidence.get("summary", "")),
+        )
+        for t in taggers
+    )
+
+
+def _composition(store: ObjectStore, stored: StoredObject, columns: Sequence[TagColumn]) -> Composition:
+    table = pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(stored))))
+    return Composition.of(table, columns)

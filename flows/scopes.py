@@ -1,0 +1,79 @@
+"""Finds a scope and its taggers by name, and works out what they are called."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from assay.sae_runtime.suites import SUITES, suite_scope
+from assay.schemas.base import fingerprint
+from assay.schemas.errors import AssayError, unknown_name
+from assay.schemas.scope import EncoderIdentity, FeaturesIdentity, Scope
+from assay.schemas.tagger import Tagger, load_taggers
+from assay.schemas.yaml_file import load_yaml
+
+CONFIGS = Path(str(files("assay.configs")))
+
+
+class ResolvedScope(NamedTuple):
+    """A scope with its identity on this machine's files, and the taggers to apply."""
+
+    scope: Scope
+    device: str
+    encoder: EncoderIdentity
+    features: FeaturesIdentity
+    taggers: tuple[Tagger, ...]
+
+    @property
+    def watched(self) -> tuple[tuple[int, int], ...]:
+        """(layer, feature) pairs that every document keeps."""
+        return self.features.watched
+
+
+def scope_names() -> list[str]:
+    """Every scope that `--scope` knows by name: those in configs/scopes/ and the published suites."""
+    return sorted({path.stem for path in (CONFIGS / "scopes").glob("*.yaml")} | set(SUITES))
+
+
+def load_scope(name: str) -> Scope:
+    """The scope called `name`, or the one in the YAML file `name`."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return load_yaml(path, Scope)
+    ready = CONFIGS / "scopes" / f"{name}.yaml"
+    if ready.is_file():
+        return load_yaml(ready, Scope)
+    if name in SUITES:
+        return suite_scope(name)
+    raise unknown_name("scope", name, scope_names())
+
+
+def default_taggers(scope: Scope) -> tuple[Tagger, ...]:
+    """The taggers that come with a scope; none where it names none."""
+    if scope.taggers is None:
+        return ()
+    folder = CONFIGS / "taggers" / scope.taggers
+    return load_taggers(folder if folder.is_dir() else Path(scope.taggers))
+
+
+def resolve_scope(name: str, *, taggers: str | None = None, device: str | None = None) -> ResolvedScope:
+    """Scope, fingerprints and taggers. The scope's default taggers are watched; `taggers` names others to apply.
+
+    `device` decides the backbone's dtype where the scope says auto; by default this machine's GPU, if any.
+    """
+    import torch
+
+    from assay.sae_runtime.runtime import identify
+
+    scope = load_scope(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
+    default = default_taggers(scope)
+    encoder = identify(scope, device)
+    features = FeaturesIdentity(
+        encoder=fingerprint(encoder),
+        top_m=scope.top_m,
+        watched=tuple(sorted({(f.layer, f.feature) for t in default for f in t.features})),
+        batch_tokens=scope.batch_tokens,
+    )
+    return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)

@@ -1,0 +1,339 @@
+"""Curates: decides over tags which documents stay, then writes output shards, each exactly once."""
+
+import hashlib
+import io
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from assay.schemas.corpus import ReadOptions, Shard
+from assay.schemas.curation import OutputShard, Piece, Tally
+from assay.schemas.errors import AssayError
+from assay.schemas.recipe import Recipe
+from assay.schemas.statistics import TagColumn, merge, shard_statistics
+from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
+from assay.workers.columns import parse_type
+from assay.workers.commits import CommitLog
+from assay.workers.feature_table import iter_parquet
+from assay.workers.objects import ObjectStore
+from assay.workers.reading import Cursors
+from assay.workers.rows import read_rows
+from assay.workers.rules import KEPT, first_match, match_counts
+
+CONTROL = "_assay"
+_PREFIX = "assay_"
+_OWN_COLUMNS = ("doc_id", "n_tokens")
+
+
+class CurateJob(NamedTuple):
+    """Everything that a curating worker needs; small and picklable."""
+
+    recipe: Recipe
+    fingerprint: str
+    options: tuple[ReadOptions, ...]
+    """one a source"""
+    tag_columns: tuple[TagColumn, ...]
+    columns: dict[str, str]
+    """unified source columns and their types"""
+
+
+class TaggedShard(NamedTuple):
+    """A unit of the survey: one shard of one source."""
+
+    source: int
+    shard: int
+    entry: ShardEntry
+
+    @property
+    def id(self) -> str:
+        return f"{self.source}-{self.entry.shard}"
+
+
+class Survey(NamedTuple):
+    """What the rules do to one tagged shard."""
+
+    kept: Tally
+    dropped: tuple[Tally, ...]
+    """by the first rule that matches, in the recipe's order"""
+    alone: tuple[int, ...]
+    kept_statistics: pa.Table
+    dropped_statistics: pa.Table
+    cuts: tuple[int, ...]
+    """indices of documents before which a new output shard may begin, so that pieces stay below shard_mb"""
+    piece_bytes: tuple[int, ...]
+    """kept bytes between the cuts"""
+
+
+class Surveyor:
+    """Applies the rules to tagged shards; reads tags only."""
+
+    def __init__(self, job: CurateJob) -> None:
+        self._job = job
+        self._stores = [ObjectStore(source.store) for source in job.recipe.sources]
+
+    def process(self, unit: TaggedShard, attempt: str) -> Survey:
+        """The survey of one shard."""
+        return self._survey(load_tags(self._stores[unit.source], unit.entry))
+
+    def _survey(self, tags: pa.Table) -> Survey:
+        rules = self._job.recipe.rules
+        decision = first_match(rules, tags)
+        kept = decision == KEPT
+        size = tags["n_bytes"].to_numpy()
+        target = self._job.recipe.output.shard_mb * 2**20
+        before = np.concatenate([[0], np.cumsum(np.where(kept, size, 0))])
+        edges = np.unique(np.searchsorted(before[1:], np.arange(1, before[-1] // target + 1) * target) + 1)
+        cuts = [0, *(int(e) for e in edges if 0 < e < tags.num_rows)]
+        alone = match_counts(rules, tags)
+        return Survey(
+            kept=tally(tags, kept),
+            dropped=tuple(tally(tags, decision == index) for index in range(len(rules))),
+            alone=tuple(alone[rule.name] for rule in rules),
+            kept_statistics=shard_statistics(tags.filter(pa.array(kept)), self._job.tag_columns),
+            dropped_statistics=shard_statistics(tags.filter(pa.array(~kept)), self._job.tag_columns),
+            cuts=tuple(cuts),
+            piece_bytes=tuple(
+                int(before[b] - before[a]) for a, b in zip(cuts, [*cuts[1:], tags.num_rows], strict=True)
+            ),
+        )
+
+
+class OutputPlanner:
+    """Lays surveyed shards, taken in corpus order, into output shards of about shard_mb each.
+
+    Holds one entry a piece: memory follows shards, not documents.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._target = recipe.output.shard_mb * 2**20
+        self._shards: list[list[Piece]] = []
+        self._size = 0.0
+
+    def add(self, unit: TaggedShard, survey: Survey) -> None:
+        """Takes the next shard."""
+        ends = [*survey.cuts[1:], unit.entry.rows_kept]
+        for first, end, size in zip(survey.cuts, ends, survey.piece_bytes, strict=True):
+            if end == first:
+                continue
+            if not self._shards or (self._size and self._size + size > self._target):
+                self._shards.append([])
+                self._size = 0
+            self._shards[-1].append(Piece(source=unit.source, shard=unit.shard, first=first, end=end))
+            self._size += size
+
+    def finish(self) -> list[OutputShard]:
+        """All output shards; none of them is empty of pieces, one may be empty of kept documents."""
+        count = len(self._shards)
+        return [OutputShard(index=i, count=count, pieces=tuple(p)) for i, p in enumerate(self._shards)]
+
+
+class ShardCurator:
+    """Writes output shards: source columns untouched, tags beside them."""
+
+    def __init__(self, job: CurateJob, entries: tuple[tuple[ShardEntry, ...], ...]) -> None:
+        """`entries` are the manifests' shards, by source."""
+        self._job = job
+        self._entries = entries
+        self._stores = [ObjectStore(source.store) for source in job.recipe.sources]
+        self._output = ObjectStore(job.recipe.output.path)
+        self._log = CommitLog(self._output, CONTROL)
+        self._cursors = Cursors()
+        self._suffix = ".parquet" if job.recipe.output.format == "parquet" else ".jsonl.zst"
+
+    def process(self, unit: OutputShard, attempt: str) -> ShardCommit:
+        """Writes `unit` unless its commit exists; returns the commit that counts."""
+        if self._log.has(unit.id):
+            return self._log.read(unit.id)
+        started = time.monotonic()
+        kept, dropped = (self._writer(role) for role in ("kept", "dropped"))
+        tokens = 0
+        for piece in unit.pieces:
+            entry = self._entries[piece.source][piece.shard]
+            tags = load_tags(self._stores[piece.source], entry).slice(piece.first, piece.end - piece.first)
+            decision = first_match(self._job.recipe.rules, tags)
+            tokens += int(tags["n_tokens"].to_numpy()[decision == KEPT].sum())
+            self._copy(piece, entry, tags, decision == KEPT, None, kept)
+            if self._job.recipe.output.dropped:
+                self._copy(piece, entry, tags, decision != KEPT, decision, dropped)
+            else:
+                dropped.rows += int((decision != KEPT).sum())
+        objects = {"data": self._put("data", unit, kept, attempt)}
+        if self._job.recipe.output.dropped:
+            objects["dropped"] = self._put("dropped", unit, dropped, attempt)
+        commit = ShardCommit(
+            shard=unit.id,
+            fingerprint=self._job.fingerprint,
+            rows_in=kept.rows + dropped.rows,
+            rows_kept=kept.rows,
+            rows_dropped=dropped.rows,
+            tokens=tokens,
+            objects=objects,
+            seconds=round(time.monotonic() - started, 3),
+            attempt=attempt,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+        )
+        return commit if self._log.commit(commit) else self._log.read(unit.id)
+
+    def _copy(
+        self,
+        piece: Piece,
+        entry: ShardEntry,
+        tags: pa.Table,
+        mask: NDArray[np.bool_],
+        rule: NDArray[np.int32] | None,
+        into: "_Writer",
+    ) -> None:
+        """Copies the masked documents of a piece, in order, from their source."""
+        chosen = tags.filter(pa.array(mask))
+        extra = self._tag_columns(chosen)
+        if rule is not None:
+            names = [r.name for r in self._job.recipe.rules]
+            extra = extra.append_column(f"{_PREFIX}rule", pa.array([names[i] for i in rule[mask]], pa.string()))
+        at = 0
+        rows = chosen["row"].to_pylist()
+        for table in read_rows(
+            source_shard(entry), self._job.options[piece.source], rows, self._job.columns, self._cursors
+        ):
+            beside = extra.slice(at, table.num_rows)
+            at += table.num_rows
+            for name in beside.column_names:
+                table = table.append_column(name, beside[name])
+            into.write(table)
+
+    def _tag_columns(self, tags: pa.Table) -> pa.Table:
+        own = [f"{_PREFIX}{name}" for name in _OWN_COLUMNS]
+        names = [*_OWN_COLUMNS, *(tag_names(self._job.tag_columns) if self._job.recipe.output.tags else [])]
+        table = tags.select(names).rename_columns([f"{_PREFIX}{name}" for name in names])
+        return table.rename_columns([own[0].replace("doc_id", "id"), *table.column_names[1:]])
+
+    def _writer(self, role: str) -> "_Writer":
+        schema = output_schema(self._job)
+        if role == "dropped":
+            schema = schema.append(pa.field(f"{_PREFIX}rule", pa.string()))
+        return _ParquetWriter(schema) if self._suffix == ".parquet" else _JsonWriter(schema)
+
+    def _put(self, folder: str, unit: OutputShard, writer: "_Writer", attempt: str) -> StoredObject:
+        """Puts an output object under its one name; what another attempt put there must be the same bytes."""
+        data = writer.finish()
+        stored = StoredObject(
+            key=f"{folder}/{unit.id}{self._suffix}",
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            rows=writer.rows,
+        )
+        if not self._output.create(stored.key, data, attempt=attempt):
+            self._output.read_verified(stored)
+        return stored
+
+
+class _Writer:
+    """Serialises tables of one schema; the same tables give the same bytes."""
+
+    rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> bytes:
+        raise NotImplementedError
+
+
+class _ParquetWriter(_Writer):
+    def __init__(self, schema: pa.Schema) -> None:
+        self._buffer = io.BytesIO()
+        self._writer = pq.ParquetWriter(
+            self._buffer, schema, compression="zstd", write_page_checksum=True, write_page_index=True
+        )
+        self._schema = schema
+
+    def write(self, table: pa.Table) -> None:
+        self.rows += table.num_rows
+        self._writer.write_table(table.cast(self._schema))
+
+    def finish(self) -> bytes:
+        self._writer.close()
+        return self._buffer.getvalue()
+
+
+class _JsonWriter(_Writer):
+    def __init__(self, schema: pa.Schema) -> None:
+        self._sink = pa.BufferOutputStream()
+        self._stream = pa.CompressedOutputStream(self._sink, "zstd")
+        self._schema = schema
+
+    def write(self, table: pa.Table) -> None:
+        self.rows += table.num_rows
+        for row in table.cast(self._schema).to_pylist():
+            self._stream.write((json.dumps(row, ensure_ascii=False, default=_jsonable) + "\n").encode())
+
+    def finish(self) -> bytes:
+        self._stream.close()
+        return self._sink.getvalue().to_pybytes()
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def output_schema(job: CurateJob) -> pa.Schema:
+    """The dataset's columns: the sources', then assay_id, assay_n_tokens and the tags.
+
+    AssayError if a source column already has one of these names.
+    """
+    fields = [pa.field(name, parse_type(kind)) for name, kind in job.columns.items()]
+    own = [pa.field(f"{_PREFIX}id", pa.string()), pa.field(f"{_PREFIX}n_tokens", pa.int32())]
+    if job.recipe.output.tags:
+        for column in job.tag_columns:
+            kind = pa.float32() if column.kind == "score" else pa.string()
+            own.append(pa.field(f"{_PREFIX}{column.name}", kind))
+            if column.kind == "label":
+                own.append(pa.field(f"{_PREFIX}{column.name}_p", pa.float32()))
+    clash = sorted({f.name for f in own} & set(job.columns))
+    if clash:
+        raise AssayError(
+            f"the source already has columns {clash}", hint="set output.tags: false, or rename them in the source"
+        )
+    return pa.schema([*fields, *own])
+
+
+def tag_names(columns: tuple[TagColumn, ...]) -> Iterator[str]:
+    """The columns of a tags table that hold tags, reasons left out."""
+    for column in columns:
+        yield column.name
+        if column.kind == "label":
+            yield f"{column.name}_p"
+
+
+def load_tags(store: ObjectStore, entry: ShardEntry) -> pa.Table:
+    """A shard's tags table; the shard must not be unreadable."""
+    return pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(entry.objects["tags"]))))
+
+
+def source_shard(entry: ShardEntry) -> Shard:
+    """The input shard that a manifest's entry stands for."""
+    assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
+    return Shard(id=entry.shard, source=entry.source, first_row=entry.first_row, rows=entry.source_rows, bytes=0)
+
+
+def tally(tags: pa.Table, mask: NDArray[np.bool_]) -> Tally:
+    """Documents, tokens and bytes where `mask` holds."""
+    return Tally(
+        documents=int(mask.sum()),
+        tokens=int(tags["n_tokens"].to_numpy()[mask].sum()),
+        bytes=int(tags["n_bytes"].to_numpy()[mask].sum()),
+    )
+
+
+def merge_statistics(old: pa.Table | None, new: pa.Table) -> pa.Table:
+    """Running total of statistics tables."""
+    return new if old is None else merge([old, new])

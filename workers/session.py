@@ -1,0 +1,45 @@
+"""A Ray session that closes what it opened and never attaches to a cluster that nobody named."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from assay.schemas.errors import AssayError
+
+
+@contextmanager
+def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
+    """Connects to `address` (or RAY_ADDRESS), or starts a local cluster of `cpus` cores for the time of the block.
+
+    A session that the caller opened before is used and left open. Raises AssayError if the cluster can't be reached.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Without it Ray warns about a change of default that concerns tasks with num_gpus=0 only.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    local = target == "local"
+    if not local:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # The object store carries receipts of a few kB, so a small one serves.
+    own: dict[str, Any] = {}
+    if local:
+        own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 128 * 2**20}
+    try:
+        ray.init(address=target, namespace="assay", log_to_driver=False, logging_level=logging.WARNING, **own)
+    except (ConnectionError, RuntimeError, OSError, ValueError) as e:
+        raise AssayError(
+            f"can't start or reach Ray: {e}",
+            where=target,
+            hint="`assay doctor` checks Ray; a cluster with token auth needs RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        ) from e
+    try:
+        yield
+    finally:
+        ray.shutdown()
