@@ -1,5 +1,6 @@
 """curate: decides over tags which documents stay, writes the dataset, and seals it with card and manifest."""
 
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -11,13 +12,12 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
-from pydantic import Field
 
 from assay.flows.card import dataset_card
 from assay.flows.engine import assay_version, in_flow_run, step
 from assay.flows.progress import duration, shard_progress
 from assay.flows.tag import load_manifest
-from assay.schemas.base import Model, canonical_json
+from assay.schemas.base import canonical_json
 from assay.schemas.curation import (
     CurationManifest,
     OutputShard,
@@ -27,6 +27,7 @@ from assay.schemas.curation import (
     curation_fingerprint,
 )
 from assay.schemas.errors import AssayError
+from assay.schemas.parameters import CurateParameters
 from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import merge
 from assay.schemas.store import ShardCommit, StoredObject, TagManifest
@@ -50,15 +51,6 @@ from assay.workers.rules import check_rules
 from assay.workers.session import ray_session
 
 _MERGE_EVERY = 64
-
-
-class CurateParameters(Model):
-    """What `assay curate` and the flow's form ask for."""
-
-    recipe: Recipe
-    where: str = Field("recipe", description="the recipe's file, for messages")
-    workers: int | None = Field(None, gt=0, description="Ray actors; by default one a core of this machine")
-    ray_address: str | None = Field(None, description="a Ray cluster; by default RAY_ADDRESS or one on this machine")
 
 
 class Preview(NamedTuple):
@@ -184,8 +176,6 @@ def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     todo = [shard for shard in preview.shards if shard.id not in committed]
     if not todo:
         return 0
-    import os
-
     workers = min(parameters.workers or os.cpu_count() or 1, len(todo))
     entries = tuple(m.shards for m in preview.manifests)
     failed = []

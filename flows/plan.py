@@ -4,11 +4,13 @@ import os
 import time
 from itertools import islice
 
-from assay.flows.curate import CurateParameters, survey
-from assay.flows.tag import TagParameters, TagPlan, plan_tagging, pool_options
+from assay.flows.curate import survey
+from assay.flows.progress import duration
+from assay.flows.tag import TagPlan, plan_tagging, pool_options
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.curation import RuleTally, Tally
+from assay.schemas.parameters import CurateParameters, TagParameters
 from assay.schemas.store import tags_prefix
 from assay.workers.commits import CommitLog
 from assay.workers.objects import ObjectStore
@@ -137,3 +139,33 @@ def _measure(plan: TagPlan, texts: list[str]) -> tuple[int, float]:
         return tokens, tokens / max(time.monotonic() - started, 1e-9)
     finally:
         torch.set_num_threads(threads)
+
+
+def tag_forecast_lines(forecast: TagForecast) -> list[str]:
+    """The forecast as plain lines, estimates marked."""
+    f = forecast
+    return [
+        f"run {f.run} of {f.corpus}",
+        f"{f.objects:,} objects, {f.shards:,} shards ({f.shards_done:,} done), {f.text_bytes / 2**20:,.1f} MB of text",
+        f"about {f.documents:,} documents and {f.tokens:,} tokens (from {f.sampled:,} sampled documents)",
+        f"{f.workers} worker(s) on {f.device}, {f.tokens_per_second:,.0f} tokens/s each (measured on the sample)",
+        f"about {duration(f.seconds)} for what is left, start-up not counted",
+    ]
+
+
+def curation_forecast_lines(forecast: CurateForecast) -> list[str]:
+    """The forecast as plain lines: a waterfall of the rules."""
+    f = forecast
+    whole = f.kept + f.dropped
+    lines = [
+        f"dataset {f.name} -> {f.path}: {f.output_shards:,} shards",
+        f"rows in {f.rows_in:,} = kept {f.kept.documents:,} + dropped {f.dropped.documents:,} "
+        f"+ quarantined {f.rows_quarantined:,}",
+        f"{'':24}{'documents':>12}{'tokens':>16}{'alone':>12}",
+        f"{'tagged':24}{whole.documents:>12,}{whole.tokens:>16,}",
+    ]
+    lines += [
+        f"- {rule.name:22}{-rule.dropped.documents:>12,}{-rule.dropped.tokens:>16,}{-rule.alone:>12,}"
+        for rule in f.rules
+    ]
+    return [*lines, f"{'= kept':24}{f.kept.documents:>12,}{f.kept.tokens:>16,}"]

@@ -12,14 +12,14 @@ import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
-from pydantic import Field
 
 from assay.flows.engine import in_flow_run, step
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
-from assay.schemas.base import Model, canonical_json, fingerprint
+from assay.schemas.base import canonical_json, fingerprint
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
 from assay.schemas.errors import AssayError
+from assay.schemas.parameters import TagParameters
 from assay.schemas.statistics import merge
 from assay.schemas.store import (
     RunRecord,
@@ -44,23 +44,6 @@ from assay.workers.tagging import ShardTagger, TagJob, write_identity
 _SMALL_MODEL_BYTES = 10**9
 _MERGE_EVERY = 64
 STORE_MARKER = "assay-store.json"
-
-
-class TagParameters(Model):
-    """What `assay tag` and the flow's form ask for."""
-
-    corpus: str = Field(description="file, folder, glob, URI (s3://...) or Hugging Face dataset (hf://datasets/...)")
-    store: str = Field(description="folder or URI that holds features, tags and manifests; created if absent")
-    scope: str = Field("embedded", description="a scope's name (`assay scopes`) or YAML file")
-    taggers: str | None = Field(None, description="tagger file or folder to apply; by default the scope's own")
-    text_column: str = Field("text", description="column with the text")
-    id_column: str | None = Field(None, description="column with the id; by default ids are made from content")
-    max_document_mb: float = Field(32.0, gt=0, description="longer documents are quarantined")
-    shard_mb: float | None = Field(None, gt=0, description="MB of text in a shard; by default the scope's")
-    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
-    workers: int | None = Field(None, gt=0, description="Ray actors; by default one a GPU, or one a core")
-    threads: int | None = Field(None, gt=0, description="CPU threads an actor; part of what decides rounding")
-    ray_address: str | None = Field(None, description="a Ray cluster; by default RAY_ADDRESS or one on this machine")
 
 
 class TagReport(NamedTuple):

@@ -185,9 +185,7 @@ def _lengths(cells: Iterable[Cell]) -> tuple[LengthBin, ...]:
     for index in range(min(docs), max(docs) + 1):
         first, following = length_bin_start(index), length_bin_start(index + 1)
         if first < following:
-            bins.append(
-                LengthBin(first=first, next=following, docs=docs.get(index, 0), tokens=tokens.get(index, 0))
-            )
+            bins.append(LengthBin(first=first, next=following, docs=docs.get(index, 0), tokens=tokens.get(index, 0)))
     return tuple(bins)
 
 
