@@ -13,9 +13,7 @@ from assay.schemas.parameters import RayOptions, TagOptions
 
 OK, FINDINGS, USAGE, INTERRUPTED = 0, 1, 2, 130
 
-START, LOOK, ABOUT = (
-    Group(name, sort_key=i) for i, name in enumerate(["Run", "Look", "Check"])
-)
+START, LOOK, ABOUT = (Group(name, sort_key=i) for i, name in enumerate(["Run", "Look", "Check"]))
 
 app = App(
     name="assay",
@@ -274,7 +272,7 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("run", "scope"))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     _stdout().print(table)

@@ -55,6 +55,4 @@ def _status(store: ObjectStore, run: str, sealed: bool, committed: dict[str, set
     else:
         record = RunRecord.model_validate_json(store.read(f"{run_prefix(run)}/run.json"))
         done = len(ids & committed.get(record.tagset, set()))
-    return RunStatus(
-        run=run, corpus=plan.corpus, shards=len(ids), shards_done=done, finished=sealed, **numbers
-    )
+    return RunStatus(run=run, corpus=plan.corpus, shards=len(ids), shards_done=done, finished=sealed, **numbers)

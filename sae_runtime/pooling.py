@@ -100,4 +100,3 @@ def round_significand(values: NDArray[np.floating], bits: int = _KEPT_BITS) -> N
     """Rounded to `bits` significant bits, as fp16 has, with the exponent range of fp32: half the bytes once packed."""
     fraction, exponent = np.frexp(np.asarray(values, np.float32))
     return np.ldexp(np.rint(np.ldexp(fraction, bits)), exponent - bits).astype(np.float32)
-

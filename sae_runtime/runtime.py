@@ -69,7 +69,7 @@ def locate(scope: Scope) -> ScopeFiles:
         raise AssayError(
             f"scope {scope.name!r}: k is not known",
             where=str(saes[scope.layers[0]].parent),
-            hint="set k in the scope, or put config.json with {\"k\": ...} beside the SAE files",
+            hint='set k in the scope, or put config.json with {"k": ...} beside the SAE files',
         )
     return ScopeFiles(backbone_folder(scope.backbone, scope.backbone_revision), saes, k)
 

@@ -89,5 +89,5 @@ def _from_hub(name: str, revision: str | None, patterns: list[str], kind: str) -
     except (OSError, ValueError) as e:
         raise AssayError(
             f"can't fetch {kind} {name!r}: {type(e).__name__}",
-            hint="is the Hub reachable and the id right? (HF_TOKEN for gated repositories, HF_HUB_OFFLINE=1 for the cache)",
+            hint="is the Hub reachable and the id right? HF_TOKEN opens gated repositories",
         ) from e

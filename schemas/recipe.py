@@ -10,8 +10,9 @@ from assay.schemas.base import Model
 class Condition(Model):
     """A test of one column of the tags table; a document whose value is unknown (null) does not match."""
 
-    column: str = Field(description="a tag (quality, domain, ...), a tagger's probability (domain_p) or n_tokens, "
-                        "tokens_seen, n_bytes")
+    column: str = Field(
+        description="a tag (quality, domain, ...), a tagger's probability (domain_p) or n_tokens, tokens_seen, n_bytes"
+    )
     below: float | None = Field(None, description="value < this")
     above: float | None = Field(None, description="value > this")
     is_in: tuple[str, ...] | None = Field(None, description="value is one of these labels")

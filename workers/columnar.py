@@ -93,15 +93,13 @@ class Chunks:
 def open_parquet(file: SourceFile) -> pq.ParquetFile:
     """The Parquet file, page checksums verified where it has them. Raises BadShard without a good footer."""
     with file.decoding("the Parquet footer can't be read", _HINT):
-        return pq.ParquetFile(
-            file, page_checksum_verification=True, pre_buffer=False, buffer_size=BATCH_BYTES
-        )
+        return pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False, buffer_size=BATCH_BYTES)
 
 
 def open_arrow(file: SourceFile) -> pa.RecordBatchStreamReader:
     """The batches of an Arrow stream or Arrow file, in order. Raises BadShard without a good schema."""
     with file.decoding("the Arrow schema can't be read", _HINT):
-        file.seek(0 if file.read(6) != b"ARROW1" else 8)        # the file format is a stream in a wrapper
+        file.seek(0 if file.read(6) != b"ARROW1" else 8)  # the file format is a stream in a wrapper
         return pa.ipc.open_stream(file)
 
 

@@ -15,9 +15,7 @@ import pyarrow as pa
 from assay.schemas.errors import AssayError
 
 JSON = "json"
-_JSON_TYPES: dict[type, str] = {
-    type(None): "null", bool: "bool", int: "int64", float: "double", str: "string"
-}
+_JSON_TYPES: dict[type, str] = {type(None): "null", bool: "bool", int: "int64", float: "double", str: "string"}
 
 
 @lru_cache(maxsize=1024)

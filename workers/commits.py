@@ -113,9 +113,7 @@ class CommitLog:
         """
         listed = [key for folder in folders for key in self.store.list(f"{self.prefix}/{folder}")]
         named = {
-            stored.key
-            for record in self.read_many(sorted(self.committed()))
-            for stored in record.objects.values()
+            stored.key for record in self.read_many(sorted(self.committed())) for stored in record.objects.values()
         }
         yield from (key for key in listed if key not in named)
 

@@ -15,7 +15,7 @@ from assay.workers.listing import list_corpus
 from assay.workers.records import BadShard
 from assay.workers.sources import SourceFile
 
-_GROWTH = {"jsonl.gz": 4, "jsonl.zst": 4}       # typical bytes of JSON text in a compressed byte
+_GROWTH = {"jsonl.gz": 4, "jsonl.zst": 4}  # typical bytes of JSON text in a compressed byte
 _ONE_SHARD = 1.25
 _SNAP = 0.25
 _THREADS = 8

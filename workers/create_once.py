@@ -22,7 +22,7 @@ from assay.schemas.errors import AssayError
 from assay.workers.storage import error_code, is_local, is_s3
 
 TEMPORARY = ".tmp-"
-_PART_BYTES = 100 * 2**20        # s3fs sends what is twice as large in parts of this size
+_PART_BYTES = 100 * 2**20  # s3fs sends what is twice as large in parts of this size
 _PARTS_AT_ONCE = 2
 _ATTEMPT = "attempt"
 _CONFLICTS = ("409", "ConditionalRequestConflict", "OperationAborted", "412", "PreconditionFailed")
@@ -64,7 +64,7 @@ def _link_new(path: Path, data: bytes) -> bool:
         try:
             path.hardlink_to(temporary)
         except FileExistsError:
-            return temporary.stat().st_nlink > 1     # NFS: the link was made, the reply was lost
+            return temporary.stat().st_nlink > 1  # NFS: the link was made, the reply was lost
         except OSError as error:
             if error.errno in _NO_HARD_LINKS:
                 raise AssayError(

@@ -51,9 +51,7 @@ class ObjectStore:
             fs, path = self._open(key)
             return create_once(fs, path, data, attempt)
 
-    def create_named(
-        self, prefix: str, stem: str, suffix: str, data: bytes, rows: int, attempt: str
-    ) -> StoredObject:
+    def create_named(self, prefix: str, stem: str, suffix: str, data: bytes, rows: int, attempt: str) -> StoredObject:
         """Stores `data` once as `{prefix}/{stem}-{first 12 digits of its SHA-256}{suffix}`.
 
         Raises AssayError if another size is there under that name.
@@ -62,7 +60,7 @@ class ObjectStore:
         key = f"{prefix}/{stem}-{sha256[:12]}{suffix}"
         stored = StoredObject(key=key, size=len(data), sha256=sha256, rows=rows)
         if not self.create(key, data, attempt=attempt):
-            self.open_input(stored).close()     # checks the size of what is there
+            self.open_input(stored).close()  # checks the size of what is there
         return stored
 
     def read(self, key: str) -> bytes:
@@ -144,7 +142,7 @@ class ObjectStore:
         )
 
     def _race(self, threads: int) -> int:
-        key, start = f"_probe/{uuid.uuid4().hex}", threading.Barrier(threads)
+        key, start = f"_probe-{uuid.uuid4().hex}", threading.Barrier(threads)
 
         def contend(number: int) -> bool:
             start.wait()

@@ -31,6 +31,8 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Non
     own: dict[str, Any] = {}
     if local:
         own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 128 * 2**20}
+    # It would warn that a local cluster is protected by a token, which is as it should be.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(address=target, namespace="assay", log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, OSError, ValueError) as e:

@@ -109,7 +109,7 @@ def _refuse_password(uri: str, what: str) -> None:
     match = _USERINFO.search(uri)
     if not match or match["user"].startswith("arn:"):
         return
-    port = re.match(r"\d{1,5}/", match["password"])      # http://host:8080/a@b holds no password
+    port = re.match(r"\d{1,5}/", match["password"])  # http://host:8080/a@b holds no password
     if port and _protocol(uri) not in S3_PROTOCOLS:
         return
     raise AssayError(

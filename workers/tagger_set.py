@@ -78,10 +78,12 @@ class TaggerSet:
         n = len(tokens_seen)
         stored = _stored(tagger, by_layer, tokens_seen)
         weights_FL = np.array([f.weights for f in tagger.features])
-        logits_NL = np.array(tagger.bias) + np.column_stack([
-            np.bincount(stored.document, stored.value * weights_FL[stored.feature, label], minlength=n)
-            for label in range(weights_FL.shape[1])
-        ])
+        logits_NL = np.array(tagger.bias) + np.column_stack(
+            [
+                np.bincount(stored.document, stored.value * weights_FL[stored.feature, label], minlength=n)
+                for label in range(weights_FL.shape[1])
+            ]
+        )
         low_NL, high_NL = self._bounds(tagger, by_layer, tokens_seen, stored, weights_FL, logits_NL)
         if tagger.kind == "score":
             chosen = np.zeros(n, np.int64)

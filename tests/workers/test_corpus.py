@@ -71,9 +71,7 @@ def test_the_same_corpus_gives_the_same_plan_and_a_changed_file_another(tmp_path
 def test_a_row_group_bigger_than_a_shard_is_split_and_small_ones_are_joined(tmp_path: Path) -> None:
     rows = [{"text": f"{i:08d}" * 10} for i in range(1000)]
     big = write_parquet(tmp_path / "big.parquet", rows, use_dictionary=False, compression="none")
-    small = write_parquet(
-        tmp_path / "small.parquet", rows, row_group_size=10, use_dictionary=False, compression="none"
-    )
+    small = write_parquet(tmp_path / "small.parquet", rows, row_group_size=10, use_dictionary=False, compression="none")
     for path in (big, small):
         counts = [shard.rows for shard in plan_corpus(str(path), ReadOptions(), 20_000).shards]
         assert len(counts) in (4, 5)
@@ -131,7 +129,7 @@ def test_symlinks_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_folder_saved_by_hugging_face_datasets_is_read(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
     logging.disable(logging.WARNING)
     try:
         data = datasets.Dataset.from_list(texts(30))
@@ -157,7 +155,7 @@ def test_a_remote_folder_and_a_remote_glob_are_read_without_directory_markers() 
 def test_an_unreachable_dataset_id_says_that_there_is_no_such_path_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
+    import huggingface_hub as hub
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub.HfFileSystem, "info", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("offline")))
     with pytest.raises(AssayError, match=r"org/name.*no such local path.*Hugging Face"):

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,9 +228,7 @@ def test_an_object_sent_in_parts_is_created_once_even_if_its_acknowledgement_is_
     assert store.read("a") == data
 
 
-def test_a_store_that_keeps_no_metadata_is_asked_for_the_bytes(
-    s3_env: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_keeps_no_metadata_is_asked_for_the_bytes(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fs, path = filesystem(s3_env)
     fs.pipe_file(f"{path}/a", b"bytes")
     store = ObjectStore(s3_env)
@@ -294,9 +293,7 @@ def test_parquet_columns_are_read_from_ranges(root: str) -> None:
         assert pq.read_table(handle, columns=["a"])["a"].to_pylist() == list(range(1000))
 
 
-def test_a_listing_is_one_of_a_folder_in_order_and_over_all_pages(
-    s3_env: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listing_is_one_of_a_folder_in_order_and_over_all_pages(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ObjectStore(s3_env)
     keys = [f"folder/{number}" for number in range(5)]
     for key in [*reversed(keys), "folder2/a"]:
@@ -335,11 +332,20 @@ def test_a_write_that_fails_locally_leaves_nothing_and_says_why(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the permissions of a directory don't bind root")
-def test_a_directory_without_write_permission_is_named(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(AssayError, match="refused access"):
-        ObjectStore(str(tmp_path)).create("a", b"bytes", attempt="one")
+def test_a_directory_without_write_permission_is_named() -> None:
+    nobody, root = 65534, os.geteuid() == 0
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o500)
+        if root:  # whom no permission binds
+            os.chown(folder, nobody, nobody)
+            os.seteuid(nobody)
+        try:
+            with pytest.raises(AssayError, match="refused access"):
+                ObjectStore(folder).create("a", b"bytes", attempt="one")
+        finally:
+            if root:
+                os.seteuid(0)
+            Path(folder).chmod(0o700)
 
 
 def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,9 +169,7 @@ def test_a_file_whose_text_column_has_another_name_fails_the_plan(tmp_path: Path
         plan_corpus(str(tmp_path), ReadOptions(), 2**20)
 
 
-def test_a_failing_storage_is_not_mistaken_for_a_broken_object(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_storage_is_not_mistaken_for_a_broken_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl.gz", GOOD * 1000)
     parquet = write_parquet(tmp_path / "a.parquet", texts(100))
     plans = [plan_corpus(str(p), ReadOptions(), 2**30) for p in (path, parquet)]

@@ -117,10 +117,20 @@ def test_every_document_of_a_jsonl_shard_can_be_read_back_as_a_row(tmp_path: Pat
     shard = plan_corpus(str(path), OPTIONS, 2**20).shards[0]
     seen = ColumnTypes()
     documents = [r for r in read_documents(shard, OPTIONS, columns=seen) if isinstance(r, Document)]
-    assert seen.types() == source_columns(shard, OPTIONS) == {
-        "text": "string", "n": "json", "x": "json", "deep": "json", "gone": "null", "late": "bool",
-        "half": "string", "nan": "double",
-    }
+    assert (
+        seen.types()
+        == source_columns(shard, OPTIONS)
+        == {
+            "text": "string",
+            "n": "json",
+            "x": "json",
+            "deep": "json",
+            "gone": "null",
+            "late": "bool",
+            "half": "string",
+            "nan": "double",
+        }
+    )
     (table,) = read_rows(shard, OPTIONS, [d.row for d in documents], seen.types())
     assert table.column_names == list(seen.types())
     assert table["text"].to_pylist() == [d.text for d in documents]

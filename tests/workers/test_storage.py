@@ -85,9 +85,7 @@ def test_a_password_in_a_uri_is_refused_and_not_repeated(uri: str) -> None:
     assert "planted" not in str(caught.value)
 
 
-def test_a_password_in_the_endpoint_is_refused_and_not_repeated(
-    s3_env: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_in_the_endpoint_is_refused_and_not_repeated(s3_env: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:{SECRET}@127.0.0.1:1")
     with pytest.raises(AssayError, match="AWS_ENDPOINT_URL holds a user name and password") as caught:
         filesystem(s3_env)
