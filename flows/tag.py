@@ -304,6 +304,7 @@ def _entry(shard: Shard, commit: ShardCommit) -> ShardEntry:
         source=shard.source,
         first_row=shard.first_row,
         source_rows=shard.rows,
+        first_byte=shard.first_byte,
         rows_in=commit.rows_in,
         rows_kept=commit.rows_kept,
         rows_quarantined=commit.rows_quarantined,

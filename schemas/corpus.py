@@ -38,12 +38,22 @@ class Shard(Model):
     first_row: int = Field(ge=0, description="0-based row in the object; JSONL counts every line, blank ones too")
     rows: int | None = Field(description="rows in the shard; None: to the end of an object read as one shard")
     bytes: int = Field(ge=0, description="estimated bytes of text, for progress and cost")
+    first_byte: int | None = Field(None, description="where first_row begins, in an object that can be read from there")
 
     @staticmethod
-    def make(source: SourceObject, first_row: int, rows: int | None, size: int, options: ReadOptions) -> "Shard":
+    def make(
+        source: SourceObject,
+        first_row: int,
+        rows: int | None,
+        size: int,
+        options: ReadOptions,
+        first_byte: int | None = None,
+    ) -> "Shard":
         """A shard whose id follows from what it holds."""
         key = [source.model_dump(), first_row, rows, options.model_dump()]
-        return Shard(id=fingerprint(key), source=source, first_row=first_row, rows=rows, bytes=size)
+        return Shard(
+            id=fingerprint(key), source=source, first_row=first_row, rows=rows, bytes=size, first_byte=first_byte
+        )
 
 
 class CorpusPlan(Model):

@@ -45,6 +45,7 @@ class ShardEntry(Model):
     source: SourceObject | None = None
     first_row: int = 0
     source_rows: int | None = Field(None, description="rows of the object in this shard; None: to its end")
+    first_byte: int | None = Field(None, description="where first_row begins, where the object can be read from there")
     rows_in: int
     rows_kept: int
     rows_dropped: int = 0

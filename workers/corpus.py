@@ -58,7 +58,8 @@ def _cut(source: SourceObject, options: ReadOptions, shard_bytes: int) -> list[S
     row = counted = 0
     try:
         for rows, size in pieces:
-            shards.append(Shard.make(source, row, rows or None, size, options))
+            first_byte = counted if source.format == "jsonl" else None
+            shards.append(Shard.make(source, row, rows or None, size, options, first_byte))
             row, counted = row + rows, counted + size
     except BadShard:
         shards.append(Shard.make(source, row, None, max(0, estimate - counted), options))

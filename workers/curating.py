@@ -322,7 +322,14 @@ def load_tags(store: ObjectStore, entry: ShardEntry) -> pa.Table:
 def source_shard(entry: ShardEntry) -> Shard:
     """The input shard that a manifest's entry stands for."""
     assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
-    return Shard(id=entry.shard, source=entry.source, first_row=entry.first_row, rows=entry.source_rows, bytes=0)
+    return Shard(
+        id=entry.shard,
+        source=entry.source,
+        first_row=entry.first_row,
+        rows=entry.source_rows,
+        bytes=0,
+        first_byte=entry.first_byte,
+    )
 
 
 def tally(tags: pa.Table, mask: NDArray[np.bool_]) -> Tally:

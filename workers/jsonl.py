@@ -38,6 +38,12 @@ class Lines:
         self._buffer = io.BufferedReader(raw, BLOCK)
         self._what = "the compressed data is cut short or damaged" if codec else "the object can't be read"
 
+    def jump_to(self, row: int, byte: int) -> None:
+        """Goes straight to `row`, which begins at `byte` of an object that isn't compressed."""
+        with self._decoding():
+            self._buffer.seek(byte)
+        self.row = row
+
     def skip_to(self, row: int) -> None:
         """Moves on to `row`, or to the end of the object if that comes first."""
         with self._decoding():

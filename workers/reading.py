@@ -76,6 +76,8 @@ def open_shard(
         stream = Lines(source, limit) if lines else Chunks(source, columns)
     finished = False
     try:
+        if isinstance(stream, Lines) and shard.first_byte is not None and stream.row < shard.first_row:
+            stream.jump_to(shard.first_row, shard.first_byte)
         stream.skip_to(shard.first_row)
         yield stream
         check_unchanged(source)

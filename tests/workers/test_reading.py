@@ -10,6 +10,7 @@ import pytest
 from assay.schemas.corpus import ReadOptions
 from assay.workers.corpus import plan_corpus
 from assay.workers.reading import Cursors, Document, read_documents
+from assay.workers.sources import SourceFile
 
 from .corpus_files import json_lines, read_all, write, write_parquet
 
@@ -67,3 +68,21 @@ def test_shards_of_one_object_read_in_order_open_it_once(tmp_path: Path, monkeyp
         row for row in rows if row in range(plan.shards[2].first_row, plan.shards[3].first_row)
     ]
     cursors.close()
+
+
+def test_a_shard_of_plain_jsonl_is_read_from_its_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": f"document {i} " * 500}) + "\n" for i in range(2000)))
+    shards = plan_corpus(str(path), ReadOptions(), shard_bytes=1_000_000).shards
+    read = 0
+    whole = SourceFile.readinto
+
+    def counted(self: SourceFile, buffer: bytearray) -> int:
+        nonlocal read
+        read += (n := whole(self, buffer))
+        return n
+
+    monkeypatch.setattr(SourceFile, "readinto", counted)
+    documents = list(read_documents(shards[-2], ReadOptions()))
+    assert documents[0].row == shards[-2].first_row
+    assert read < 3_000_000 < path.stat().st_size / 3
