@@ -1,14 +1,15 @@
 """What a command would do, before it does it: shards, documents, tokens and time; or each rule's effect."""
 
-import os
 import time
+from collections.abc import Sequence
 from itertools import islice
 
 from assay.flows.curate import survey
 from assay.flows.progress import duration
-from assay.flows.tag import TagPlan, plan_tagging, pool_options
+from assay.flows.tag import TagPlan, plan_tagging, pool_options, threads_per_worker
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
+from assay.schemas.corpus import Shard
 from assay.schemas.curation import RuleTally, Tally
 from assay.schemas.parameters import CurateParameters, TagParameters
 from assay.schemas.store import tags_prefix
@@ -18,8 +19,8 @@ from assay.workers.reading import Document, read_documents
 from assay.workers.records import BadShard
 
 _SHARDS_SAMPLED = 8
-_DOCUMENTS_A_SHARD = 24
-_TIMED_BYTES = 120_000
+_DOCUMENTS_A_SHARD = 64
+_TIMED_CHARACTERS = 120_000
 
 
 class TagForecast(Model):
@@ -62,12 +63,8 @@ def forecast_tagging(parameters: TagParameters) -> TagForecast:
     done = CommitLog(ObjectStore(parameters.store), tags_prefix(plan.tagset)).committed()
     left = [shard for shard in shards if shard.id not in done]
     texts = _sample(plan)
-    size = sum(len(text.encode()) for text in texts) or 1
-    timed = list(islice(_until(texts, _TIMED_BYTES), len(texts)))
-    tokens, rate = _measure(plan, timed) if timed else (0, 0.0)
-    tokens_per_byte = tokens / max(1, sum(len(t.encode()) for t in timed))
-    text_bytes = sum(shard.bytes for shard in shards)
-    left_tokens = sum(shard.bytes for shard in left) * tokens_per_byte
+    tokens_a_document, rate = _measure(plan, texts) if texts else (0.0, 0.0)
+    documents, left_documents = (_count(plan, chosen, texts) for chosen in (shards, left))
     workers = pool_options(plan, max(1, len(left))).workers
     return TagForecast(
         run=plan.run,
@@ -75,14 +72,14 @@ def forecast_tagging(parameters: TagParameters) -> TagForecast:
         objects=len({shard.source.uri for shard in shards}),
         shards=len(shards),
         shards_done=len(shards) - len(left),
-        text_bytes=text_bytes,
-        documents=round(text_bytes / size * len(texts)),
-        tokens=round(text_bytes * tokens_per_byte),
+        text_bytes=sum(shard.bytes for shard in shards),
+        documents=round(documents),
+        tokens=round(documents * tokens_a_document),
         sampled=len(texts),
         device=plan.resolved.device,
         workers=workers,
         tokens_per_second=rate,
-        seconds=left_tokens / (rate * workers) if rate else 0.0,
+        seconds=left_documents * tokens_a_document / (rate * workers) if rate else 0.0,
     )
 
 
@@ -101,6 +98,16 @@ def forecast_curation(parameters: CurateParameters) -> CurateForecast:
     )
 
 
+def _count(plan: TagPlan, shards: Sequence[Shard], texts: Sequence[str]) -> float:
+    """Documents in `shards`: rows where the plan knows them, else bytes over those of a known or sampled row."""
+    known = [shard for shard in plan.corpus.shards if shard.rows]
+    if known:
+        row_bytes = sum(shard.bytes for shard in known) / sum(shard.rows or 0 for shard in known)
+    else:
+        row_bytes = sum(len(text.encode()) for text in texts) / max(1, len(texts))
+    return sum(shard.rows or shard.bytes / max(1.0, row_bytes) for shard in shards)
+
+
 def _sample(plan: TagPlan) -> list[str]:
     """The first documents of shards spread evenly over the corpus."""
     shards = plan.corpus.shards
@@ -115,28 +122,20 @@ def _sample(plan: TagPlan) -> list[str]:
     return texts
 
 
-def _until(texts: list[str], limit: int) -> list[str]:
-    kept, size = [], 0
-    for text in texts:
-        kept.append(text)
-        size += len(text)
-        if size > limit:
-            break
-    return kept
-
-
-def _measure(plan: TagPlan, texts: list[str]) -> tuple[int, float]:
-    """(tokens of the texts, tokens a second of one worker)."""
+def _measure(plan: TagPlan, texts: Sequence[str]) -> tuple[float, float]:
+    """(tokens a document, tokens a second of one worker); the speed is timed on evenly chosen texts."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1 if pool_options(plan, 1).cpus == 1 else (os.cpu_count() or 1))
+    torch.set_num_threads(threads_per_worker(plan))
     try:
         runtime = Runtime(plan.resolved.scope, device=plan.resolved.device, watched=plan.resolved.watched)
+        tokens = sum(map(len, runtime.tokenizer.encode(texts)))
+        share = sum(map(len, texts)) // _TIMED_CHARACTERS + 1
         runtime.features(texts[:1])
         started = time.monotonic()
-        tokens = int(runtime.features(texts).n_tokens.sum())
-        return tokens, tokens / max(time.monotonic() - started, 1e-9)
+        timed = int(runtime.features(texts[::share]).n_tokens.sum())
+        return tokens / len(texts), timed / max(time.monotonic() - started, 1e-9)
     finally:
         torch.set_num_threads(threads)
 

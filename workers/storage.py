@@ -150,6 +150,12 @@ def _s3() -> AbstractFileSystem:
 
 
 def _other(uri: str, protocol: str) -> tuple[AbstractFileSystem, str]:
+    if protocol in ("http", "https") and "?" in uri:
+        raise AssayError(
+            "a URL with a query may hold a signature, and URLs are written into plans and manifests",
+            where=public(uri),
+            hint="name the bucket by its own protocol (s3://...), with keys in the environment",
+        )
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as error:

@@ -177,3 +177,10 @@ def test_a_failure_of_the_local_disk_is_put_into_words(number: int, words: str) 
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(KeyError), storage_errors("/data"):
         raise KeyError("a defect, not a storage failure")
+
+
+def test_a_signed_url_is_refused_without_showing_its_signature() -> None:
+    with pytest.raises(AssayError) as caught:
+        filesystem("https://bucket.example/key.jsonl?X-Amz-Signature=planted")
+    assert "planted" not in str(caught.value)
+    assert "signature" in str(caught.value)
