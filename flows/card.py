@@ -7,7 +7,7 @@ import pyarrow as pa
 from ruamel.yaml import YAML
 
 from assay.schemas.curation import CurationManifest
-from assay.schemas.errors import printable
+from assay.schemas.errors import inert
 from assay.schemas.statistics import TOKENS
 
 _SIZES = [(10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M")]
@@ -35,6 +35,7 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         f'dataset = load_dataset("{builder}", data_files="{pattern}", split="train")',
         "```",
         "",
+        *(["This needs `pip install zstandard`.", ""] if recipe.output.format == "jsonl.zst" else []),
         "`manifest.json` lists every shard with its size, rows and SHA-256.",
         "",
         "## Where it comes from",
@@ -117,8 +118,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 def _cell(text: str) -> str:
     """Text made inert in Markdown: no line break, cell border, tag, link or emphasis survives."""
-    safe = "".join(c if c.isprintable() else printable(c) for c in text)
-    return "".join(f"\\{c}" if c in "\\`*[]<>|" else c for c in safe)
+    return "".join(f"\\{c}" if c in "\\`*[]<>|" else c for c in inert(text))
 
 
 def _share(part: int, whole: int) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, inert
 from assay.schemas.parameters import RayOptions, TagOptions
 
 OK, FINDINGS, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -139,12 +139,14 @@ def status(store: Store, *, json: AsJson = False) -> int:
                     r.run,
                     r.corpus,
                     f"{r.shards_done:,}/{r.shards:,}",
-                    "finished" if r.finished else "unfinished: run the same `assay tag` again",
+                    "finished" if r.finished else "unfinished",
                     *(f"{n:,}" if r.finished else "–" for n in (r.rows_in, r.rows_kept, r.rows_quarantined, r.tokens)),
                 ]
                 for r in runs
             ],
         )
+        if not all(r.finished for r in runs):
+            _print_lines(["unfinished: run the same `assay tag` again, and it does what is missing"])
     return OK if all(r.finished and not r.unreadable_shards for r in runs) else FINDINGS
 
 
@@ -158,11 +160,13 @@ def explain(
     json: AsJson = False,
 ) -> int:
     """Show why a document got its tags: features, weights, and the places in the text where they fired."""
+    import json as json_module
+
     from assay.flows import explain as explanations
 
     for explanation in explanations.explain(store, doc_id, run=run, device=device):
         if json:
-            _print_lines([explanation.model_dump_json(indent=1)])
+            _print_lines([json_module.dumps(explanation.model_dump(mode="json"), indent=1)])
         else:
             _stdout().print(explanations.as_renderable(explanation))
     return OK
@@ -258,12 +262,12 @@ def _stdout() -> Any:
 
 
 def _print_lines(lines: list[str]) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(inert("\n".join(lines), keep="\n") + "\n")
     sys.stdout.flush()
 
 
 def _message(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(inert(text, keep="\n") + "\n")
 
 
 def _print_table(head: list[str], rows: list[list[str]]) -> None:
@@ -272,7 +276,7 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, overflow="fold", no_wrap=name in ("run", "scope"))
+        table.add_column(name, overflow="fold", no_wrap=name in ("run", "scope", "state"))
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(inert(cell)) for cell in row))
     _stdout().print(table)

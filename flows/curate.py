@@ -14,7 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
-from assay.flows.engine import assay_version, in_flow_run, step
+from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
 from assay.flows.tag import load_manifest
 from assay.schemas.base import canonical_json
@@ -168,10 +168,41 @@ def survey(parameters: CurateParameters) -> Preview:
     )
 
 
-@task(name="write dataset", retries=2, retry_delay_seconds=exponential_backoff(10), retry_jitter_factor=0.5)
+@task(name="claim output", persist_result=False)
+def claim_output(preview: Preview) -> None:
+    """Marks the output folder as this recipe's; AssayError, which no retry mends, if it's another's."""
+    job = preview.job
+    output = ObjectStore(job.recipe.output.path)
+    record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
+    key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
+    if not output.exists(key):
+        there = next(iter(output.list()), None)
+        if there is not None and not there.startswith(CONTROL):
+            raise AssayError(
+                f"the output folder isn't empty (it holds {there!r})",
+                where=job.recipe.output.path,
+                hint="a curated dataset is never written over other files: choose an empty folder",
+            )
+        output.require_atomic()
+        output.create(key, data, attempt=uuid.uuid4().hex[:12])
+    if f'"fingerprint":"{job.fingerprint}"'.encode() not in output.read(key):
+        raise AssayError(
+            "the output folder holds a dataset of another recipe or of other sources",
+            where=job.recipe.output.path,
+            hint="datasets are never overwritten: set output.path to a new folder, such as .../v2",
+        )
+
+
+@task(
+    name="write dataset",
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(10),
+    retry_jitter_factor=0.5,
+)
 def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     """Writes the output shards without a commit; returns how many this run wrote."""
-    output = _claim_output(preview)
+    output = ObjectStore(preview.job.recipe.output.path)
     committed = CommitLog(output, CONTROL).committed()
     todo = [shard for shard in preview.shards if shard.id not in committed]
     if not todo:
@@ -244,16 +275,17 @@ def seal_dataset(preview: Preview) -> CurationManifest:
     return manifest
 
 
-@flow(name="curate", flow_run_name="curate {parameters.recipe.name}", validate_parameters=True)
+@flow(name="curate", flow_run_name="curate {parameters.recipe.name}", validate_parameters=True, persist_result=False)
 def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
     preview: Preview = step(survey)(parameters)
+    step(claim_output)(preview)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
     report = CurateReport(manifest, parameters.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
-        create_markdown_artifact("\n".join(f"- {line}" for line in curation_lines(report)), key="curation-summary")
+        create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
 
 
@@ -269,31 +301,6 @@ def curation_lines(report: CurateReport) -> list[str]:
     ]
     lines += [f"  {rule.name}: dropped {rule.dropped.documents:,} ({rule.alone:,} alone)" for rule in m.rules]
     return lines
-
-
-def _claim_output(preview: Preview) -> ObjectStore:
-    """The output folder, marked as this recipe's; AssayError if it's another's."""
-    job = preview.job
-    output = ObjectStore(job.recipe.output.path)
-    record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
-    key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
-    if not output.exists(key):
-        there = next(iter(output.list()), None)
-        if there is not None and not there.startswith(CONTROL):
-            raise AssayError(
-                f"the output folder isn't empty (it holds {there!r})",
-                where=job.recipe.output.path,
-                hint="a curated dataset is never written over other files: choose an empty folder",
-            )
-        output.require_atomic()
-        output.create(key, data, attempt=uuid.uuid4().hex[:12])
-    if f'"fingerprint":"{job.fingerprint}"'.encode() not in output.read(key):
-        raise AssayError(
-            "the output folder holds a dataset of another recipe or of other sources",
-            where=job.recipe.output.path,
-            hint="datasets are never overwritten: set output.path to a new folder, such as .../v2",
-        )
-    return output
 
 
 def _parquet(table: pa.Table) -> tuple[bytes, int]:

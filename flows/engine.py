@@ -9,6 +9,8 @@ from prefect import Flow, Task
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
+from assay.schemas.errors import inert
+
 
 def server_url() -> str | None:
     """The API of the Prefect server that environment or profile name, if any."""
@@ -28,6 +30,11 @@ def step(task: Task[..., Any]) -> Callable[..., Any]:
 def in_flow_run() -> bool:
     """Whether artifacts and events have a run to belong to."""
     return FlowRunContext.get() is not None
+
+
+def markdown_list(lines: list[str]) -> str:
+    """Lines as an artifact shows them, a file name in them as inert as any text."""
+    return "\n".join(f"- {inert(line).strip()}" for line in lines)
 
 
 def assay_version() -> str:

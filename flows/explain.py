@@ -15,7 +15,7 @@ from assay.flows.status import open_existing
 from assay.flows.tag import load_manifest
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
-from assay.schemas.errors import AssayError, printable
+from assay.schemas.errors import AssayError, inert, printable
 from assay.schemas.scope import Scope
 from assay.schemas.store import ShardEntry, TagManifest, features_prefix
 from assay.workers.curating import source_shard
@@ -157,20 +157,15 @@ def as_renderable(explanation: Explanation) -> RenderableType:
             table.add_column(column, justify="right" if column == "effect" else "left")
         for f in tag.features:
             here = " ".join(_around(e.text, start, end) for start, end, _ in sorted(f.spans, key=lambda s: -s[2])[:3])
-            usual = " ".join(repr_text(token) for token in f.fires_on[:5])
+            usual = " ".join(inert(token) for token in f.fires_on[:5])
             table.add_row(f"{f.layer}:{f.feature}", f"{f.effect:+.2f}", Text(here), Text(usual))
         parts += [Text(""), table]
     return Group(*parts)
 
 
-def repr_text(text: str) -> str:
-    """Text of a corpus, visible and harmless on a terminal: letters of any script stay, controls are escaped."""
-    return "".join(c if c.isprintable() else printable(c) for c in text)
-
-
 def _around(text: str, start: int, end: int, margin: int = 12) -> str:
     before, after = text[max(0, start - margin) : start], text[end : end + margin]
-    return repr_text(f"…{before}[{text[start:end]}]{after}…")
+    return inert(f"…{before}[{text[start:end]}]{after}…")
 
 
 def _find(store: ObjectStore, manifest: TagManifest, doc_id: str) -> Iterator[tuple[ShardEntry, int]]:

@@ -36,9 +36,9 @@ from assay.schemas.tagger import FeatureWeight, Pooling, Tagger, dump_tagger
 from assay.workers.feature_table import iter_parquet, layer_columns
 from assay.workers.objects import ObjectStore
 
-_POOLINGS: list[tuple[Pooling, bool]] = [("any", False), ("max", False), ("max", True), ("mean", True)]
-_WIDTHS = {"score": (64, 256), "label": (384, 768)}
-_PENALTIES = (0.03, 0.3, 3.0)
+_POOLINGS: list[tuple[Pooling, bool]] = [("any", False), ("max", True), ("mean", True)]
+_WIDTHS = {"score": (64, 256), "label": (250, 500)}
+_PENALTIES = (0.1, 1.0)
 _TRACED_TEXTS = 400
 _ALL_FEATURES = 1_000_000
 _BOOTSTRAPS = 200
@@ -69,13 +69,21 @@ class Matrix(NamedTuple):
     layers: tuple[int, ...]
 
 
-class Fitted(NamedTuple):
-    """One candidate: a regression on chosen columns."""
+class Shaped(NamedTuple):
+    """A pooling scaled to [0, 1], and each column's power to tell the labels apart (ANOVA F on discovery texts)."""
 
     pooling: Pooling
     sqrt: bool
-    columns: NDArray[np.int64]
+    x: sparse.csr_matrix
     scale: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+
+class Fitted(NamedTuple):
+    """One candidate: a regression on chosen columns."""
+
+    shaped: Shaped
+    columns: NDArray[np.int64]
     model: LogisticRegression
     validation: float
 
@@ -86,10 +94,11 @@ def fit_axis(name: str, rows: Sequence[Labelled], matrix: Matrix, runtime: Runti
     labels = np.array([row.label for row in rows])
     splits = np.array([row.split for row in rows])
     weight = _source_weights(rows)
+    shaped = [_shaped(matrix, pooling, sqrt, labels, splits == "discovery") for pooling, sqrt in _POOLINGS]
     best = max(
         (
-            _candidate(matrix, pooling, sqrt, width, penalty, labels, splits, weight, spec)
-            for pooling, sqrt in _POOLINGS
+            _candidate(one, width, penalty, labels, splits, weight, spec)
+            for one in shaped
             for width in _WIDTHS[spec["kind"]]
             for penalty in _PENALTIES
         ),
@@ -111,9 +120,9 @@ def fit_axis(name: str, rows: Sequence[Labelled], matrix: Matrix, runtime: Runti
             weights=tuple(float(f"{w:.3g}") for w in row),
             tokens=tokens.get(int(column), ()),
         )
-        for column, scale, row in zip(best.columns, best.scale, weights, strict=True)
+        for column, scale, row in zip(best.columns, best.shaped.scale[best.columns], weights, strict=True)
     )
-    threshold, evidence = _evidence(best, matrix, rows, labels, splits, spec)
+    threshold, evidence = _evidence(best, rows, labels, splits, spec)
     return Tagger(
         name=name,
         axis=spec["axis"],
@@ -121,8 +130,8 @@ def fit_axis(name: str, rows: Sequence[Labelled], matrix: Matrix, runtime: Runti
         description=spec["description"],
         labels=classes,
         encoder=runtime.encoder_fingerprint,
-        pooling=best.pooling,
-        sqrt=best.sqrt,
+        pooling=best.shaped.pooling,
+        sqrt=best.shaped.sqrt,
         bias=tuple(float(f"{b:.4g}") for b in bias),
         features=features,
         threshold=threshold,
@@ -138,10 +147,19 @@ def fit_axis(name: str, rows: Sequence[Labelled], matrix: Matrix, runtime: Runti
     )
 
 
+def _shaped(matrix: Matrix, pooling: Pooling, sqrt: bool, labels: NDArray, train: NDArray) -> Shaped:
+    pooled = matrix.pooled[pooling]
+    scale = _scales(pooled[train])
+    x = pooled.copy()
+    x.data = np.minimum(x.data / scale[x.indices], 1.0)
+    if sqrt:
+        x.data = np.sqrt(x.data)
+    power = np.nan_to_num(f_classif(x[train], labels[train])[0], posinf=0.0)
+    return Shaped(pooling, sqrt, x, scale, power)
+
+
 def _candidate(
-    matrix: Matrix,
-    pooling: Pooling,
-    sqrt: bool,
+    shaped: Shaped,
     width: int,
     penalty: float,
     labels: NDArray,
@@ -150,20 +168,16 @@ def _candidate(
     spec: dict[str, Any],
 ) -> Fitted:
     train, held = splits == "discovery", splits == "validation"
-    pooled = matrix.pooled[pooling]
-    scale_all = _scales(pooled[train])
-    shaped = _shape(pooled, scale_all, sqrt)
-    score = np.nan_to_num(f_classif(shaped[train], labels[train])[0], posinf=0.0)
-    columns = np.sort(np.argsort(-score, kind="stable")[:width])
-    x = shaped[:, columns]
-    model = LogisticRegression(C=penalty, max_iter=400, class_weight="balanced")
-    model.fit(x[train], labels[train], sample_weight=weight[train])
-    fitted = Fitted(pooling, sqrt, columns, scale_all[columns], model, 0.0)
+    columns = np.sort(np.argsort(-shaped.power, kind="stable")[:width])
+    x = shaped.x[:, columns]
+    model = LogisticRegression(C=penalty, max_iter=200, class_weight="balanced")
+    model.fit(x[train].toarray(), labels[train], sample_weight=weight[train])
     if spec["kind"] == "score":
-        value = _balanced_auroc(labels[held] == spec["positive"], _positive(model, x[held], spec), weight[held])
+        score = _positive(model, x[held], spec)
+        value = float(roc_auc_score(labels[held] == spec["positive"], score, sample_weight=weight[held]))
     else:
         value = float(f1_score(labels[held], model.predict(x[held]), average="macro"))
-    return fitted._replace(validation=value)
+    return Fitted(shaped, columns, model, value)
 
 
 def _scales(pooled: sparse.csr_matrix) -> NDArray[np.float64]:
@@ -175,20 +189,8 @@ def _scales(pooled: sparse.csr_matrix) -> NDArray[np.float64]:
     return scales
 
 
-def _shape(pooled: sparse.csr_matrix, scale: NDArray, sqrt: bool) -> sparse.csr_matrix:
-    shaped = pooled.copy()
-    shaped.data = np.minimum(shaped.data / scale[shaped.indices], 1.0)
-    if sqrt:
-        shaped.data = np.sqrt(shaped.data)
-    return shaped
-
-
 def _positive(model: LogisticRegression, x: sparse.csr_matrix, spec: dict[str, Any]) -> NDArray[np.float64]:
     return model.predict_proba(x)[:, list(model.classes_).index(spec["positive"])]
-
-
-def _balanced_auroc(truth: NDArray, score: NDArray, weight: NDArray) -> float:
-    return float(roc_auc_score(truth, score, sample_weight=weight))
 
 
 def _source_weights(rows: Sequence[Labelled]) -> NDArray[np.float64]:
@@ -199,12 +201,12 @@ def _source_weights(rows: Sequence[Labelled]) -> NDArray[np.float64]:
 
 
 def _evidence(
-    best: Fitted, matrix: Matrix, rows: Sequence[Labelled], labels: NDArray, splits: NDArray, spec: dict[str, Any]
+    best: Fitted, rows: Sequence[Labelled], labels: NDArray, splits: NDArray, spec: dict[str, Any]
 ) -> tuple[float, dict[str, Any]]:
     """(threshold, figures on test texts with the baseline's beside them)."""
-    x = _shape(matrix.pooled[best.pooling], _widen(best, matrix), best.sqrt)[:, best.columns]
+    x = best.shaped.x[:, best.columns]
     train, held, test = (splits == s for s in ("discovery", "validation", "test"))
-    baseline = _tfidf(rows, labels, splits)
+    baseline = _tfidf(rows, labels, splits, spec)
     sources = np.array([row.source for row in rows])
     if spec["kind"] == "label":
         predicted = best.model.predict(x[test])
@@ -240,12 +242,6 @@ def _evidence(
         "chosen_on_validation": round(best.validation, 4),
     }
     return threshold, evidence
-
-
-def _widen(best: Fitted, matrix: Matrix) -> NDArray[np.float64]:
-    scale = np.ones(matrix.d_sae * len(matrix.layers))
-    scale[best.columns] = best.scale
-    return scale
 
 
 def _label_figures(truth: NDArray, predicted: NDArray) -> dict[str, float]:
@@ -293,19 +289,19 @@ def _best_threshold(truth: NDArray, score: NDArray) -> float:
     return round(float(grid[np.argmax([f1_score(truth, score > t) for t in grid])]), 2)
 
 
-def _tfidf(rows: Sequence[Labelled], labels: NDArray, splits: NDArray) -> dict[str, Any]:
-    """Word and character n-grams, the stronger of the two on validation texts, with the best of three penalties."""
+def _tfidf(rows: Sequence[Labelled], labels: NDArray, splits: NDArray, spec: dict[str, Any]) -> dict[str, Any]:
+    """TF-IDF + logistic regression: characters for languages, else words; the penalty is chosen on validation texts."""
     texts = [row.text for row in rows]
     train, held = splits == "discovery", splits == "validation"
+    analyzer, ngrams = ("char_wb", (1, 3)) if spec["axis"] == "language" else ("word", (1, 2))
+    vectors = TfidfVectorizer(analyzer=analyzer, ngram_range=ngrams, max_features=40_000, sublinear_tf=True)
+    vectors.fit([t for t, chosen in zip(texts, train, strict=True) if chosen])
+    x = vectors.transform(texts).tocsr()
     found = []
-    for analyzer, ngrams in (("word", (1, 2)), ("char_wb", (2, 4))):
-        vectors = TfidfVectorizer(analyzer=analyzer, ngram_range=ngrams, max_features=60_000, sublinear_tf=True)
-        vectors.fit([t for t, chosen in zip(texts, train, strict=True) if chosen])
-        x = vectors.transform(texts).tocsr()
-        for penalty in (1.0, 10.0):
-            model = LogisticRegression(C=penalty, max_iter=300, class_weight="balanced").fit(x[train], labels[train])
-            value = f1_score(labels[held], model.predict(x[held]), average="macro")
-            found.append({"x": x, "model": model, "value": value})
+    for penalty in (1.0, 10.0):
+        model = LogisticRegression(C=penalty, max_iter=100, class_weight="balanced").fit(x[train], labels[train])
+        value = f1_score(labels[held], model.predict(x[held]), average="macro")
+        found.append({"x": x, "model": model, "value": value})
     return max(found, key=lambda f: f["value"])
 
 
@@ -331,30 +327,45 @@ def _typical_tokens(
     }
 
 
-def compute_features(name: str, rows: Sequence[Labelled], scope: Scope, work: Path) -> Matrix:
-    """Features of the texts, every one kept, by the tagging flow: resumable, on all cores."""
-    corpus = work / name / "texts.jsonl"
-    corpus.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({"id": r.id, "text": r.text}) + "\n" for r in rows)
-    if not corpus.exists() or corpus.read_text("utf-8") != lines:
-        corpus.write_text(lines, "utf-8")
-    whole = work / "scope.yaml"
-    changes = {"top_m": _ALL_FEATURES, "taggers": None, "shard_mb": 2.0, "name": f"{scope.name}-whole"}
-    whole.write_text(json.dumps(scope.model_copy(update=changes).model_dump(mode="json")), "utf-8")
-    store = work / name / "store"
-    parameters = TagParameters(corpus=str(corpus), store=str(store), scope=str(whole), id_column="id")
-    manifest: TagManifest = run_flow(tag_corpus, parameters).manifest
-    if manifest.rows_kept != len(rows):
-        raise ValueError(f"{name}: {len(rows)} texts, {manifest.rows_kept} kept ({manifest.quarantine_reasons})")
-    d_sae = json.loads((store / f"features/{manifest.features}/identity.json").read_bytes())["encoder"]["d_sae"]
-    objects = ObjectStore(str(store))
-    parts: dict[str, list[sparse.csr_matrix]] = {pooling: [] for pooling, _ in _POOLINGS}
-    for entry in manifest.shards:
-        for table in iter_parquet(pa.BufferReader(objects.read_verified(entry.objects["features"]))):
-            for pooling, part in _pooled(table, scope.layers, d_sae).items():
-                if pooling in parts:
-                    parts[pooling].append(part)
-    return Matrix({p: sparse.vstack(m).tocsr() for p, m in parts.items()}, d_sae, scope.layers)
+class Features:
+    """Features of every labelled text, each text once whatever the axes that use it; every feature is kept."""
+
+    def __init__(self, rows: Sequence[Labelled], scope: Scope, work: Path) -> None:
+        """Runs the tagging flow over the texts: resumable, on all cores."""
+        texts = {row.id: row.text for row in rows}
+        corpus = work / "texts.jsonl"
+        work.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
+        if not corpus.exists() or corpus.read_text("utf-8") != lines:
+            corpus.write_text(lines, "utf-8")
+        whole = work / "scope.yaml"
+        changes = {"top_m": _ALL_FEATURES, "taggers": None, "shard_mb": 1.0, "name": f"{scope.name}-whole"}
+        whole.write_text(json.dumps(scope.model_copy(update=changes).model_dump(mode="json")), "utf-8")
+        self._store = ObjectStore(str(work / "store"))
+        parameters = TagParameters(corpus=str(corpus), store=self._store.root, scope=str(whole), id_column="id")
+        self._manifest: TagManifest = run_flow(tag_corpus, parameters).manifest
+        if self._manifest.rows_kept != len(texts):
+            raise ValueError(f"{len(texts)} texts, but {self._manifest.quarantine_reasons} quarantined")
+        identity = json.loads(self._store.read(f"features/{self._manifest.features}/identity.json"))
+        self._d_sae, self._layers = identity["encoder"]["d_sae"], scope.layers
+        self._place: dict[str, int] = {}
+        self._pooled = self._load()
+
+    def _load(self) -> dict[str, sparse.csr_matrix]:
+        parts: dict[str, list[sparse.csr_matrix]] = {pooling: [] for pooling, _ in _POOLINGS}
+        for entry in self._manifest.shards:
+            for table in iter_parquet(pa.BufferReader(self._store.read_verified(entry.objects["features"]))):
+                for doc_id in table["doc_id"].to_pylist():
+                    self._place[doc_id] = len(self._place)
+                for pooling, part in _pooled(table, self._layers, self._d_sae).items():
+                    if pooling in parts:
+                        parts[pooling].append(part)
+        return {pooling: sparse.vstack(part).tocsr() for pooling, part in parts.items()}
+
+    def of(self, rows: Sequence[Labelled]) -> Matrix:
+        """The rows' features, in their order."""
+        places = [self._place[row.id] for row in rows]
+        return Matrix({p: m[places] for p, m in self._pooled.items()}, self._d_sae, self._layers)
 
 
 def _pooled(table: pa.Table, layers: Sequence[int], d_sae: int) -> dict[str, sparse.csr_matrix]:
@@ -384,10 +395,11 @@ def main() -> None:
     runtime = Runtime(scope)
     args.out.mkdir(parents=True, exist_ok=True)
     say = stderr().print
-    for name in args.axes:
-        rows = [row for row in AXES[name](args.data) if row.text.strip()]
+    labelled = {name: [row for row in AXES[name](args.data) if row.text.strip()] for name in args.axes}
+    features = Features([row for rows in labelled.values() for row in rows], scope, args.work)
+    for name, rows in labelled.items():
         say(f"{name}: {len(rows):,} texts")
-        tagger = fit_axis(name, rows, compute_features(name, rows, scope, args.work), runtime)
+        tagger = fit_axis(name, rows, features.of(rows), runtime)
         path = args.out / f"{name}.json"
         path.write_text(dump_tagger(tagger), "utf-8")
         say(f"{name}: {tagger.evidence['summary']} ({tagger.method}, {tagger.pooling}) -> {path}")

@@ -32,7 +32,7 @@ LANGUAGES = {
 _OTHERS = 40
 _HATECHECK = {"german": "de", "spanish": "es", "french": "fr", "italian": "it", "portuguese": "pt"}
 _SNIPPET = 220
-_PAGE = 2000
+_PAGE = 1200
 _CODE_FILES = 400
 
 

@@ -13,7 +13,7 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
-from assay.flows.engine import in_flow_run, step
+from assay.flows.engine import in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
 from assay.schemas.base import canonical_json, fingerprint
@@ -125,7 +125,13 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
     return plan
 
 
-@task(name="tag shards", retries=2, retry_delay_seconds=exponential_backoff(10), retry_jitter_factor=0.5)
+@task(
+    name="tag shards",
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=exponential_backoff(10),
+    retry_jitter_factor=0.5,
+)
 def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
     """Tags the shards without a commit; returns the tokens done and the errors of shards that were given up."""
     committed = CommitLog(ObjectStore(plan.parameters.store), tags_prefix(plan.tagset)).committed()
@@ -205,7 +211,7 @@ def seal_run(plan: TagPlan) -> TagManifest:
     return manifest
 
 
-@flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True)
+@flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True, persist_result=False)
 def tag_corpus(parameters: TagParameters) -> TagReport:
     """Tags every document of a corpus; run again, it does only what is missing."""
     started = time.monotonic()
@@ -225,7 +231,7 @@ def tag_corpus(parameters: TagParameters) -> TagReport:
         seconds=time.monotonic() - started,
     )
     if in_flow_run():
-        create_markdown_artifact("\n".join(summary_lines(report)), key="tag-summary")
+        create_markdown_artifact(markdown_list(summary_lines(report)), key="tag-summary")
     if failed:
         raise AssayError(
             f"{len(failed)} of {len(plan.corpus.shards)} shards failed: " + "; ".join(failed[:5]),
@@ -256,7 +262,7 @@ def summary_lines(report: TagReport) -> list[str]:
     if manifest.undecided:
         lines.append("undecided: " + ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items()))
     if manifest.unreadable_shards:
-        broken = [f"{e.source.uri}: {e.unreadable}" for e in manifest.shards if e.unreadable and e.source]
+        broken = [e.unreadable for e in manifest.shards if e.unreadable]
         lines.append(f"{manifest.unreadable_shards} shards could not be read, and none of their rows is counted:")
         lines += [f"  {line}" for line in broken[:10]]
     return lines

@@ -34,6 +34,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, where: str = "")
     return AssayError(f"unknown {kind} {name!r}", where=where, hint=f"{guess}known: {', '.join(names) or 'none'}")
 
 
+def inert(text: str, keep: str = "") -> str:
+    """Text of any script made harmless on a terminal: controls and direction marks, but for `keep`, are escaped."""
+    return "".join(c if c.isprintable() or c in keep else printable(c) for c in text)
+
+
 def printable(text: object, limit: int = 200) -> str:
     """Text from a corpus made safe for a terminal or a log: escaped to printable ASCII, at most `limit` characters."""
     escaped = str(text).encode("unicode_escape", "replace").decode("ascii")

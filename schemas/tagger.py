@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from assay.schemas.base import Model, fingerprint
 from assay.schemas.errors import AssayError
@@ -18,8 +18,8 @@ class FeatureWeight(Model):
 
     layer: int = Field(ge=0)
     feature: int = Field(ge=0)
-    scale: float = Field(gt=0, description="the pooled value is divided by this and cut at 1")
-    weights: tuple[float, ...] = Field(description="one per label; a score has one")
+    scale: FiniteFloat = Field(gt=0, description="the pooled value is divided by this and cut at 1")
+    weights: tuple[FiniteFloat, ...] = Field(description="one per label; a score has one")
     tokens: tuple[str, ...] = Field((), description="tokens on which it fires most in the fitting data")
 
 
@@ -36,7 +36,7 @@ class Tagger(Model):
     encoder: str = Field(description="fingerprint of the encoder that it was fitted on; another one is an error")
     pooling: Pooling = Field(description="which pooled value of a feature is used; any: 1 if it fired at all")
     sqrt: bool = Field(description="take the square root after scaling, which evens out bursts")
-    bias: tuple[float, ...]
+    bias: tuple[FiniteFloat, ...]
     features: tuple[FeatureWeight, ...] = Field(min_length=1)
     threshold: float = Field(0.5, ge=0, le=1, description="where a yes/no reading of a score is best cut")
     threshold_rule: str = ""

@@ -31,7 +31,8 @@ def load_yaml(path: Path, model: type[M]) -> M:
     try:
         return model.model_validate(_plain(tree))
     except ValidationError as e:
-        found = sorted({(*_position(tree, err["loc"]), _message(err, model)) for err in e.errors()})
+        errors = [err for err in e.errors() if not _follows(err, e.errors())]
+        found = sorted({(*_position(tree, err["loc"]), _message(err, model)) for err in errors})
         lines = [f"{path}:{line}:{column}: {message}" for line, column, message in found]
         raise AssayError("\n".join([f"{len(lines)} mistake(s) in {path.name}", *lines])) from e
 
@@ -53,13 +54,20 @@ def _position(tree: Any, loc: tuple[int | str, ...]) -> tuple[int, int]:
     line, column, node = 1, 1, tree
     for part in loc:
         if isinstance(node, CommentedMap) and part in node:
-            line, column = (n + 1 for n in node.lc.key(part))
+            if part in node.lc.data:  # a key that was merged in (<<) has no place of its own
+                line, column = (n + 1 for n in node.lc.key(part))
         elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
             line, column = (n + 1 for n in node.lc.item(part))
         else:
             continue
         node = node[part]
     return line, column
+
+
+def _follows(error: Any, errors: list[Any]) -> bool:
+    """Whether a list is only called too short because items of it are wrong."""
+    loc = error["loc"]
+    return error["type"] == "too_short" and any(e["loc"][: len(loc)] == loc != e["loc"] for e in errors)
 
 
 def _message(error: Any, model: type[BaseModel]) -> str:

@@ -25,7 +25,7 @@ from assay.workers.commits import CommitLog
 from assay.workers.feature_table import iter_parquet
 from assay.workers.objects import ObjectStore
 from assay.workers.reading import Cursors
-from assay.workers.rows import read_rows
+from assay.workers.rows import jsonable, read_rows
 from assay.workers.rules import KEPT, first_match, match_counts
 
 CONTROL = "_assay"
@@ -272,23 +272,17 @@ class _JsonWriter(_Writer):
     def write(self, table: pa.Table) -> None:
         self.rows += table.num_rows
         for row in table.cast(self._schema).to_pylist():
-            self._stream.write((json.dumps(row, ensure_ascii=False, default=_jsonable) + "\n").encode())
+            self._stream.write((json.dumps(jsonable(row), ensure_ascii=False) + "\n").encode())
 
     def finish(self) -> bytes:
         self._stream.close()
         return self._sink.getvalue().to_pybytes()
 
 
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
-
-
 def output_schema(job: CurateJob) -> pa.Schema:
     """The dataset's columns: the sources', then assay_id, assay_n_tokens and the tags.
 
-    AssayError if a source column already has one of these names.
+    AssayError if a source column already has one of these names, or a tagger takes one that isn't a tag's.
     """
     fields = [pa.field(name, parse_type(kind)) for name, kind in job.columns.items()]
     own = [pa.field(f"{_PREFIX}id", pa.string()), pa.field(f"{_PREFIX}n_tokens", pa.int32())]
@@ -298,10 +292,15 @@ def output_schema(job: CurateJob) -> pa.Schema:
             own.append(pa.field(f"{_PREFIX}{column.name}", kind))
             if column.kind == "label":
                 own.append(pa.field(f"{_PREFIX}{column.name}_p", pa.float32()))
-    clash = sorted({f.name for f in own} & set(job.columns))
-    if clash:
+    names = [f.name for f in own] + ([f"{_PREFIX}rule"] if job.recipe.output.dropped else [])
+    if clash := sorted(set(names) & set(job.columns)):
         raise AssayError(
             f"the source already has columns {clash}", hint="set output.tags: false, or rename them in the source"
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise AssayError(
+            f"a tagger's column would be one of the dataset's own: {twice}",
+            hint="set output.tags: false, or rename the tagger and tag again",
         )
     return pa.schema([*fields, *own])
 

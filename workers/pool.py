@@ -59,12 +59,20 @@ class _Actor:
     """Retries belong to the driver: a restart by Ray could send the same poison to every actor in turn."""
 
     def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._worker = make_worker()
+        self._worker: Worker | None = None
+        self._failure: Exception | None = None
+        try:
+            self._worker = make_worker()
+        except Exception as e:  # noqa: BLE001 - of what a constructor raises Ray passes on only the text
+            self._failure = e
 
     def ready(self) -> None:
-        """Returns once the worker is loaded."""
+        """Returns once the worker is loaded; raises what kept it from loading."""
+        if self._failure is not None:
+            raise self._failure
 
     def process(self, unit: Unit, attempt: str) -> Any:
+        assert self._worker is not None  # noqa: S101 - units come after ready()
         return self._worker.process(unit, attempt)
 
 
@@ -156,7 +164,8 @@ class WorkPool:
         try:
             ray.get(ref)
         except (RayActorError, RayTaskError) as e:
-            cause = _start_cause(e)
+            cause = e.cause if isinstance(e, RayTaskError) else e
+            ray.kill(actor)
             self._start_failures += 1
             if isinstance(cause, AssayError):
                 raise cause from None
@@ -166,6 +175,7 @@ class WorkPool:
                 ) from e
             self._spawn()
         else:
+            self._start_failures = 0
             self._queues[actor] = []
 
     def _retry(self, unit: Unit, error: Exception, *, alone: bool = False) -> Iterator[Outcome]:
@@ -177,11 +187,3 @@ class WorkPool:
             return
         text = str(error) if isinstance(error, AssayError) else f"{type(error).__name__}: {printable(error, 600)}"
         yield Outcome(unit, None, f"{unit.id} after {attempts} attempt(s): {text}")
-
-
-def _start_cause(error: Exception) -> BaseException:
-    """The exception that the worker's constructor raised, from inside Ray's wrappers."""
-    cause: BaseException = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
-        cause = inner
-    return cause

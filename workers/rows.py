@@ -145,15 +145,15 @@ def _whole(text: str) -> str:
 
 
 def _json_text(value: Any) -> str | None:
-    """Canonical JSON; bytes become text or else base64, dates ISO 8601, NaN and infinities null."""
-    return None if value is None else canonical_json(_plain(value))
+    return None if value is None else canonical_json(jsonable(value))
 
 
-def _plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
+    """`value` as JSON can hold it: bytes as text or else base64, dates ISO 8601, NaN and infinities null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str | int | None):

@@ -1,5 +1,6 @@
 """Taggers applied to a features table: no model is needed, and what isn't stored is never taken for 0."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError
-from assay.schemas.statistics import TagColumn
+from assay.schemas.statistics import TOKENS, TagColumn
 from assay.schemas.tagger import FeatureWeight, Tagger
 from assay.workers.feature_table import LayerColumns, layer_columns
 
@@ -23,13 +24,19 @@ class TaggerSet:
     """A tuple of taggers for one encoder, applied together."""
 
     def __init__(self, taggers: Sequence[Tagger], encoder: str, watched: Iterable[tuple[int, int]] = ()) -> None:
-        """AssayError if a tagger was fitted on another encoder than `encoder` (a fingerprint)."""
+        """AssayError if a tagger was fitted on another encoder than `encoder` (a fingerprint), or names clash."""
         for tagger in taggers:
             if tagger.encoder != encoder:
                 raise AssayError(
                     f"tagger {tagger.name!r} was fitted on encoder {tagger.encoder}, these features are of {encoder}",
                     hint="a feature id means something else under another model, SAE or layer: fit it on this scope",
                 )
+        written = Counter([*DOCUMENT_COLUMNS, TOKENS, *(name for t in taggers for name in _column_names(t))])
+        if clash := [name for name, times in written.items() if times > 1]:
+            raise AssayError(
+                f"a tagger would write a column that is there already: {', '.join(clash)}",
+                hint="a label tagger also writes {name}_p, and every tagger {name}_why: rename one of them",
+            )
         self.taggers = tuple(taggers)
         self._watched = frozenset(watched)
 
@@ -49,6 +56,13 @@ class TaggerSet:
         change a label.
         """
         layers = sorted({f.layer for t in self.taggers for f in t.features})
+        for tagger in self.taggers:
+            for layer in sorted({f.layer for f in tagger.features}):
+                if f"l{layer}_ids" not in features.column_names:
+                    raise AssayError(
+                        f"tagger {tagger.name!r} reads layer {layer}, which these features don't have",
+                        hint="its file was changed by hand: fit it again on this scope",
+                    )
         by_layer = {layer: layer_columns(features, layer) for layer in layers}
         columns = {name: features[name].combine_chunks() for name in DOCUMENT_COLUMNS}
         tokens_seen = features["tokens_seen"].to_numpy()
@@ -186,6 +200,11 @@ def _reasons(tagger: Tagger, stored: _Stored, weights_FL: NDArray, chosen_N: NDA
     parts = pc.binary_join_element_wise(names, pc.cast(pa.array(effect[order]), pa.string()), "=")
     offsets = np.searchsorted(stored.document[order], np.arange(n + 1)).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), parts), " ")
+
+
+def _column_names(tagger: Tagger) -> list[str]:
+    share = [f"{tagger.name}_p"] if tagger.kind == "label" else []
+    return [tagger.name, *share, f"{tagger.name}_why"]
 
 
 def _name(feature: FeatureWeight) -> str:

@@ -130,6 +130,7 @@ def test_symlinks_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
 
 def test_a_folder_saved_by_hugging_face_datasets_is_read(tmp_path: Path) -> None:
     import datasets
+
     logging.disable(logging.WARNING)
     try:
         data = datasets.Dataset.from_list(texts(30))
@@ -156,6 +157,7 @@ def test_an_unreachable_dataset_id_says_that_there_is_no_such_path_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub as hub
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub.HfFileSystem, "info", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("offline")))
     with pytest.raises(AssayError, match=r"org/name.*no such local path.*Hugging Face"):
