@@ -17,7 +17,7 @@ from assay.flows.card import dataset_card
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
 from assay.flows.tag import load_manifest
-from assay.schemas.base import canonical_json
+from assay.schemas.base import canonical_json, record_json
 from assay.schemas.curation import (
     CurationManifest,
     OutputShard,
@@ -176,8 +176,8 @@ def claim_output(preview: Preview) -> None:
     record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
     key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
     if not output.exists(key):
-        there = next(iter(output.list()), None)
-        if there is not None and not there.startswith(CONTROL):
+        there = next((key for key in output.list() if not key.startswith(f"{CONTROL}/")), None)
+        if there is not None:
             raise AssayError(
                 f"the output folder isn't empty (it holds {there!r})",
                 where=job.recipe.output.path,
@@ -211,7 +211,7 @@ def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     entries = tuple(m.shards for m in preview.manifests)
     failed = []
     with (
-        ray_session(parameters.ray_address, cpus=max(2, workers)),
+        ray_session(parameters.ray_address, cpus=workers),
         shard_progress(
             "writing",
             shards=len(preview.shards),
@@ -271,8 +271,8 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         dropped_shards=tuple(_dropped(commits)),
     )
     output.create("README.md", dataset_card(manifest, preview.kept_statistics).encode(), attempt=attempt)
-    output.create("manifest.json", canonical_json(manifest).encode(), attempt=attempt)
-    return manifest
+    output.create("manifest.json", record_json(manifest), attempt=attempt)
+    return CurationManifest.model_validate_json(output.read("manifest.json"))
 
 
 @flow(name="curate", flow_run_name="curate {parameters.recipe.name}", validate_parameters=True, persist_result=False)

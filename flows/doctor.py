@@ -109,7 +109,7 @@ def _ray() -> Check:
     from assay.workers.session import ray_session
 
     started = time.monotonic()
-    with ray_session(None, cpus=2):
+    with ray_session(None):
         resources = ray.cluster_resources()
     where = os.environ.get("RAY_ADDRESS") or "local"
     found = (

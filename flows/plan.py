@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 
+import torch
+
 from assay.flows.curate import survey
 from assay.flows.progress import duration
 from assay.flows.tag import TagPlan, plan_tagging, pool_options, threads_per_worker
@@ -65,7 +67,8 @@ def forecast_tagging(parameters: TagParameters) -> TagForecast:
     texts = _sample(plan)
     tokens_a_document, rate = _measure(plan, texts) if texts else (0.0, 0.0)
     documents, left_documents = (_count(plan, chosen, texts) for chosen in (shards, left))
-    workers = pool_options(plan, max(1, len(left))).workers
+    gpus = torch.cuda.device_count()
+    workers = pool_options(plan, len(left), gpus).workers
     return TagForecast(
         run=plan.run,
         corpus=plan.corpus.corpus,
@@ -124,8 +127,6 @@ def _sample(plan: TagPlan) -> list[str]:
 
 def _measure(plan: TagPlan, texts: Sequence[str]) -> tuple[float, float]:
     """(tokens a document, tokens a second of one worker); the speed is timed on evenly chosen texts."""
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(threads_per_worker(plan))
     try:

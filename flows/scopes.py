@@ -55,10 +55,13 @@ def default_taggers(scope: Scope) -> tuple[Tagger, ...]:
     return load_taggers(folder if folder.is_dir() else Path(scope.taggers))
 
 
-def resolve_scope(name: str, *, taggers: str | None = None, device: str | None = None) -> ResolvedScope:
+def resolve_scope(
+    name: str, *, taggers: str | None = None, device: str | None = None, elsewhere: bool = False
+) -> ResolvedScope:
     """Scope, fingerprints and taggers. The scope's default taggers are watched; `taggers` names others to apply.
 
-    `device` decides the backbone's dtype where the scope says auto; by default this machine's GPU, if any.
+    `device` decides the backbone's dtype where the scope says auto; by default this machine's GPU, if any. It need
+    not be on this machine if the work is done `elsewhere`.
     """
     import torch
 
@@ -66,7 +69,7 @@ def resolve_scope(name: str, *, taggers: str | None = None, device: str | None =
 
     scope = load_scope(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
         raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
     default = default_taggers(scope)
     encoder = identify(scope, device)

@@ -16,7 +16,7 @@ from prefect.tasks import exponential_backoff
 from assay.flows.engine import in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
-from assay.schemas.base import canonical_json, fingerprint
+from assay.schemas.base import fingerprint, record_json
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import TagParameters
@@ -37,7 +37,7 @@ from assay.workers.corpus import plan_corpus
 from assay.workers.feature_table import ParquetBuffer, iter_parquet
 from assay.workers.objects import ObjectStore
 from assay.workers.pool import PoolOptions, WorkPool
-from assay.workers.session import ray_session
+from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger, TagJob, write_identity
 
@@ -75,7 +75,12 @@ class TagPlan(NamedTuple):
 
 def plan_tagging(parameters: TagParameters) -> TagPlan:
     """Lists and cuts the corpus, and names the run: the same corpus, scope and taggers give the same run."""
-    resolved = resolve_scope(parameters.scope, taggers=parameters.taggers, device=parameters.device)
+    resolved = resolve_scope(
+        parameters.scope,
+        taggers=parameters.taggers,
+        device=parameters.device,
+        elsewhere=cluster_address(parameters.ray_address) is not None,
+    )
     options = ReadOptions(
         text_column=parameters.text_column,
         id_column=parameters.id_column,
@@ -120,8 +125,8 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
         features=plan.features,
         tagset=plan.tagset,
     )
-    store.create(f"{run_prefix(plan.run)}/run.json", canonical_json(record).encode(), attempt=attempt)
-    store.create(f"{run_prefix(plan.run)}/plan.json", canonical_json(plan.corpus).encode(), attempt=attempt)
+    store.create(f"{run_prefix(plan.run)}/run.json", record_json(record), attempt=attempt)
+    store.create(f"{run_prefix(plan.run)}/plan.json", record_json(plan.corpus), attempt=attempt)
     return plan
 
 
@@ -139,13 +144,12 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
     todo = [shard for shard in shards if shard.id not in committed]
     if not todo:
         return 0, []
-    options = pool_options(plan, len(todo))
     job = tag_job(plan)
     tokens, failed = 0, []
     sizes = {shard.id: shard.bytes for shard in todo}
     total = sum(shard.bytes for shard in shards)
     with (
-        ray_session(plan.parameters.ray_address, cpus=max(2, round(options.workers * options.cpus))),
+        ray_session(plan.parameters.ray_address, cpus=(plan.parameters.workers or 1) * job.threads),
         shard_progress(
             "tagging",
             shards=len(shards),
@@ -154,6 +158,7 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
             done_bytes=total - sum(sizes.values()),
         ) as progress,
     ):
+        options = pool_options(plan, len(todo), cluster_gpus())
         for outcome in WorkPool(partial(ShardTagger, job), options).run(todo):
             if outcome.error:
                 failed.append(outcome.error)
@@ -167,7 +172,7 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
 
 @task(name="seal run", persist_result=False)
 def seal_run(plan: TagPlan) -> TagManifest:
-    """Writes the manifest once every shard is committed; an earlier run's is read back and must be equal."""
+    """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays."""
     store = ObjectStore(plan.parameters.store)
     key = f"{run_prefix(plan.run)}/manifest.json"
     log = CommitLog(store, tags_prefix(plan.tagset))
@@ -207,8 +212,8 @@ def seal_run(plan: TagPlan) -> TagManifest:
         statistics=store.create_named(run_prefix(plan.run), "statistics", ".parquet", *merged, attempt=attempt),
         shards=tuple(entries),
     )
-    store.create(key, canonical_json(manifest).encode(), attempt=attempt)
-    return manifest
+    store.create(key, record_json(manifest), attempt=attempt)
+    return TagManifest.model_validate_json(store.read(key))
 
 
 @flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True, persist_result=False)
@@ -282,15 +287,13 @@ def tag_job(plan: TagPlan) -> TagJob:
     )
 
 
-def pool_options(plan: TagPlan, shards: int) -> PoolOptions:
-    """One actor a GPU; on CPUs as many as cores and shards allow."""
-    threads = threads_per_worker(plan)
+def pool_options(plan: TagPlan, shards: int, gpus: int) -> PoolOptions:
+    """One actor for each of the `gpus`; on CPUs as many as this machine's cores and the shards allow."""
+    threads, wanted = threads_per_worker(plan), plan.parameters.workers
     if plan.resolved.device.startswith("cuda"):
-        import torch
-
-        return PoolOptions(workers=plan.parameters.workers or max(1, torch.cuda.device_count()), gpus=1)
-    workers = plan.parameters.workers or max(1, (os.cpu_count() or 1) // threads)
-    return PoolOptions(workers=min(workers, shards), cpus=threads)
+        return PoolOptions(workers=wanted or max(1, gpus), gpus=1)
+    workers = wanted or max(1, (os.cpu_count() or 1) // threads)
+    return PoolOptions(workers=max(1, min(workers, shards)), cpus=threads)
 
 
 def threads_per_worker(plan: TagPlan) -> int:

@@ -22,6 +22,10 @@ class AssayError(Exception):
         return _rebuild, (type(self), self.what, self.where, self.hint)
 
 
+class StorageError(AssayError):
+    """A failure of the storage, which another attempt may not meet."""
+
+
 def _rebuild(cls: type[AssayError], what: str, where: str, hint: str) -> AssayError:
     return cls(what, where=where, hint=hint)
 

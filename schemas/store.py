@@ -32,7 +32,9 @@ class ShardCommit(Model):
     unreadable: str = Field("", description="why the whole shard could not be read; its rows are not known then")
     undecided: dict[str, int] = Field(default_factory=dict, description="tagger -> documents it could not decide")
     columns: dict[str, str] = Field(default_factory=dict, description="source columns and their Arrow types")
-    objects: dict[str, StoredObject] = Field(description="role (data, quarantine, stats, ...) -> object")
+    objects: dict[str, StoredObject] = Field(
+        description="role (features, quarantine, tags, statistics, data, dropped) -> object"
+    )
     seconds: float = Field(0.0, ge=0, description="wall time of the attempt that won")
     attempt: str = Field(description="id of the attempt that wrote it: tells a lost reply from a lost race")
     worker: str = Field("", description="host and process of that attempt")

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pydantic import ValidationError
 
-from assay.schemas.base import canonical_json
+from assay.schemas.base import record_json
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardCommit
 from assay.workers.objects import ObjectStore, check_key
@@ -43,7 +43,7 @@ class CommitLog:
                 where=self.store.uri(self.key(record.shard)),
                 hint="this is a defect in the stage that counted them; nothing was committed",
             )
-        data = canonical_json(record).encode()
+        data = record_json(record)
         if self.store.create(self.key(record.shard), data, attempt=record.attempt):
             return True
         winner = self.read(record.shard)

@@ -1,17 +1,14 @@
 """Curates: decides over tags which documents stay, then writes output shards, each exactly once."""
 
 import hashlib
-import io
-import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assay.schemas.corpus import ReadOptions, Shard
@@ -22,10 +19,11 @@ from assay.schemas.statistics import TagColumn, merge, shard_statistics
 from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
 from assay.workers.columns import parse_type
 from assay.workers.commits import CommitLog
+from assay.workers.dataset_file import DatasetFile, new_file
 from assay.workers.feature_table import iter_parquet
 from assay.workers.objects import ObjectStore
 from assay.workers.reading import Cursors
-from assay.workers.rows import jsonable, read_rows
+from assay.workers.rows import read_rows
 from assay.workers.rules import KEPT, first_match, match_counts
 
 CONTROL = "_assay"
@@ -146,18 +144,18 @@ class ShardCurator:
         self._output = ObjectStore(job.recipe.output.path)
         self._log = CommitLog(self._output, CONTROL)
         self._cursors = Cursors()
-        self._suffix = ".parquet" if job.recipe.output.format == "parquet" else ".jsonl.zst"
+        self._tags: tuple[StoredObject | None, pa.Table] = (None, None)
 
     def process(self, unit: OutputShard, attempt: str) -> ShardCommit:
         """Writes `unit` unless its commit exists; returns the commit that counts."""
         if self._log.has(unit.id):
             return self._log.read(unit.id)
         started = time.monotonic()
-        kept, dropped = (self._writer(role) for role in ("kept", "dropped"))
+        kept, dropped = (self._file(role) for role in ("kept", "dropped"))
         tokens = 0
         for piece in unit.pieces:
             entry = self._entries[piece.source][piece.shard]
-            tags = load_tags(self._stores[piece.source], entry).slice(piece.first, piece.end - piece.first)
+            tags = self._load_tags(piece.source, entry).slice(piece.first, piece.end - piece.first)
             decision = first_match(self._job.recipe.rules, tags)
             tokens += int(tags["n_tokens"].to_numpy()[decision == KEPT].sum())
             self._copy(piece, entry, tags, decision == KEPT, None, kept)
@@ -182,6 +180,12 @@ class ShardCurator:
         )
         return commit if self._log.commit(commit) else self._log.read(unit.id)
 
+    def _load_tags(self, source: int, entry: ShardEntry) -> pa.Table:
+        """The shard's tags; the last one is remembered, since small parts share a shard."""
+        if self._tags[0] != entry.objects["tags"]:
+            self._tags = (entry.objects["tags"], load_tags(self._stores[source], entry))
+        return self._tags[1]
+
     def _copy(
         self,
         piece: Piece,
@@ -189,7 +193,7 @@ class ShardCurator:
         tags: pa.Table,
         mask: NDArray[np.bool_],
         rule: NDArray[np.int32] | None,
-        into: "_Writer",
+        into: DatasetFile,
     ) -> None:
         """Copies the masked documents of a piece, in order, from their source."""
         chosen = tags.filter(pa.array(mask))
@@ -214,69 +218,24 @@ class ShardCurator:
         table = tags.select(names).rename_columns([f"{_PREFIX}{name}" for name in names])
         return table.rename_columns([own[0].replace("doc_id", "id"), *table.column_names[1:]])
 
-    def _writer(self, role: str) -> "_Writer":
+    def _file(self, role: str) -> DatasetFile:
         schema = output_schema(self._job)
         if role == "dropped":
             schema = schema.append(pa.field(f"{_PREFIX}rule", pa.string()))
-        return _ParquetWriter(schema) if self._suffix == ".parquet" else _JsonWriter(schema)
+        return new_file(self._job.recipe.output.format, schema)
 
-    def _put(self, folder: str, unit: OutputShard, writer: "_Writer", attempt: str) -> StoredObject:
+    def _put(self, folder: str, unit: OutputShard, file: DatasetFile, attempt: str) -> StoredObject:
         """Puts an output object under its one name; what another attempt put there must be the same bytes."""
-        data = writer.finish()
+        data = file.finish()
         stored = StoredObject(
-            key=f"{folder}/{unit.id}{self._suffix}",
+            key=f"{folder}/{unit.id}.{self._job.recipe.output.format}",
             size=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
-            rows=writer.rows,
+            rows=file.rows,
         )
         if not self._output.create(stored.key, data, attempt=attempt):
             self._output.read_verified(stored)
         return stored
-
-
-class _Writer:
-    """Serialises tables of one schema; the same tables give the same bytes."""
-
-    rows = 0
-
-    def write(self, table: pa.Table) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> bytes:
-        raise NotImplementedError
-
-
-class _ParquetWriter(_Writer):
-    def __init__(self, schema: pa.Schema) -> None:
-        self._buffer = io.BytesIO()
-        self._writer = pq.ParquetWriter(
-            self._buffer, schema, compression="zstd", write_page_checksum=True, write_page_index=True
-        )
-        self._schema = schema
-
-    def write(self, table: pa.Table) -> None:
-        self.rows += table.num_rows
-        self._writer.write_table(table.cast(self._schema))
-
-    def finish(self) -> bytes:
-        self._writer.close()
-        return self._buffer.getvalue()
-
-
-class _JsonWriter(_Writer):
-    def __init__(self, schema: pa.Schema) -> None:
-        self._sink = pa.BufferOutputStream()
-        self._stream = pa.CompressedOutputStream(self._sink, "zstd")
-        self._schema = schema
-
-    def write(self, table: pa.Table) -> None:
-        self.rows += table.num_rows
-        for row in table.cast(self._schema).to_pylist():
-            self._stream.write((json.dumps(jsonable(row), ensure_ascii=False) + "\n").encode())
-
-    def finish(self) -> bytes:
-        self._stream.close()
-        return self._sink.getvalue().to_pybytes()
 
 
 def output_schema(job: CurateJob) -> pa.Schema:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from assay.schemas.errors import AssayError, printable
+from assay.schemas.errors import AssayError, StorageError, printable
 
 log = logging.getLogger(__name__)
 
 _DEPTH = 2
 _START_FAILURES = 3
+_PATIENCE_S = 30
 
 
 class Unit(Protocol):
@@ -135,7 +136,10 @@ class WorkPool:
 
     def _wait(self) -> Iterator[Outcome]:
         running = {queue[0][0]: actor for actor, queue in self._queues.items() if queue}
-        ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=10)
+        ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=_PATIENCE_S)
+        if not ready and not running:
+            options = self._options
+            log.warning("no worker has started yet; each needs %s CPUs and %s GPUs", options.cpus, options.gpus)
         for ref in ready:
             if ref in self._starting:
                 self._started(ref)
@@ -158,6 +162,8 @@ class WorkPool:
                     self._todo.appendleft(unit)
                 else:
                     yield from self._retry(unit, e, alone=True)
+            except RayError as e:  # an argument or a result was lost on its way
+                yield from self._retry(unit, e)
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -180,7 +186,7 @@ class WorkPool:
 
     def _retry(self, unit: Unit, error: Exception, *, alone: bool = False) -> Iterator[Outcome]:
         attempts = self._attempts[unit.id] = self._attempts.get(unit.id, 0) + 1
-        mendable = not isinstance(error, AssayError)
+        mendable = not isinstance(error, AssayError) or isinstance(error, StorageError)
         if mendable and attempts < self._options.attempts:
             (self._suspects if alone else self._todo).append(unit)
             log.warning("%s failed (attempt %d): %s", unit.id, attempts, printable(error))

@@ -64,7 +64,7 @@ def open_shard(
 ) -> Iterator[Lines | Chunks]:
     """A stream that stands at the shard's first row. `columns` limits a columnar object to these; None: all.
 
-    Raises BadShard, before or at the end, if the object isn't the one that was planned.
+    Raises SourceChanged, before or at the end, if the object isn't the one that was planned.
     """
     source = shard.source
     check_unchanged(source)
@@ -79,7 +79,11 @@ def open_shard(
         if isinstance(stream, Lines) and shard.first_byte is not None and stream.row < shard.first_row:
             stream.jump_to(shard.first_row, shard.first_byte)
         stream.skip_to(shard.first_row)
-        yield stream
+        try:
+            yield stream
+        except BadShard:
+            check_unchanged(source)  # what looks like damage may be another object
+            raise
         check_unchanged(source)
         finished = True
     finally:

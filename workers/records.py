@@ -35,6 +35,10 @@ class BadRecord(NamedTuple):
     detail: str
 
 
+class SourceChanged(AssayError):
+    """The object isn't the one that was planned: nothing is committed for it, and a new plan will see it as it is."""
+
+
 class BadShard(AssayError):
     """A shard that can't be read as a whole; nothing that was read from it so far may be used."""
 

@@ -1,5 +1,6 @@
 """Reads chosen rows of a shard with all their source columns: the tables that curated data come from."""
 
+import json
 import math
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from assay.schemas.base import canonical_json
 from assay.schemas.corpus import ReadOptions, Shard
 from assay.schemas.errors import AssayError
 from assay.workers.columnar import BATCH_BYTES, BATCH_ROWS, Chunks
@@ -145,7 +145,7 @@ def _whole(text: str) -> str:
 
 
 def _json_text(value: Any) -> str | None:
-    return None if value is None else canonical_json(jsonable(value))
+    return None if value is None else json.dumps(jsonable(value), separators=(",", ":"), ensure_ascii=False)
 
 
 def jsonable(value: Any) -> Any:

@@ -9,9 +9,24 @@ from typing import Any
 from assay.schemas.errors import AssayError
 
 
+def cluster_address(address: str | None) -> str | None:
+    """The cluster that `address` or RAY_ADDRESS names; None for one of this machine's own."""
+    target = address or os.environ.get("RAY_ADDRESS")
+    return None if target in (None, "", "local") else target
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster that the session is connected to."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 @contextmanager
-def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[None]:
-    """Connects to `address` (or RAY_ADDRESS), or starts a local cluster of `cpus` cores for the time of the block.
+def ray_session(address: str | None, *, cpus: int = 1) -> Iterator[None]:
+    """Connects to `address` (or RAY_ADDRESS), or starts one on this machine for the time of the block.
+
+    The latter counts at least `cpus` cores, so that as many actors as the user asked for find a place.
 
     A session that the caller opened before is used and left open. Raises AssayError if the cluster can't be reached.
     """
@@ -20,7 +35,7 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Non
     if ray.is_initialized():
         yield
         return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = cluster_address(address) or "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Without it Ray warns about a change of default that concerns tasks with num_gpus=0 only.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -30,7 +45,11 @@ def ray_session(address: str | None, *, cpus: int | None = None) -> Iterator[Non
     # The object store carries receipts of a few kB, so a small one serves.
     own: dict[str, Any] = {}
     if local:
-        own = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": 128 * 2**20}
+        own = {
+            "num_cpus": max(2, os.cpu_count() or 1, cpus),
+            "include_dashboard": False,
+            "object_store_memory": 128 * 2**20,
+        }
     # It would warn that a local cluster is protected by a token, which is as it should be.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:

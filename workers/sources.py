@@ -10,13 +10,14 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from assay.schemas.corpus import SourceObject
-from assay.workers.records import BadShard
+from assay.workers.records import BadShard, SourceChanged
 from assay.workers.storage import filesystem, is_local, public, storage_errors
 
 READ_AHEAD = 8 * 2**20
 DECODE_ERRORS = (pa.ArrowException, OSError, ValueError)
 _TAG_KEYS = ("ETag", "etag", "versionId", "VersionId", "blob_id", "md5Hash", "checksum")
 _TIME_KEYS = ("LastModified", "last_modified", "updated", "mtime", "modified", "created")
+_PLAN_AGAIN = "run the same command again, which plans anew; don't write to a corpus while it is read"
 
 
 def etag_of(fs: AbstractFileSystem, path: str, info: dict[str, Any]) -> str:
@@ -35,7 +36,7 @@ def etag_of(fs: AbstractFileSystem, path: str, info: dict[str, Any]) -> str:
 
 
 def check_unchanged(source: SourceObject) -> None:
-    """Raises BadShard unless the object is the one that was planned."""
+    """Raises SourceChanged unless the object is the one that was planned."""
     with storage_errors(source.uri):
         fs, path = filesystem(source.uri)
         fs.invalidate_cache()
@@ -43,12 +44,10 @@ def check_unchanged(source: SourceObject) -> None:
             etag = etag_of(fs, path, fs.info(path))
         except FileNotFoundError as error:
             what = "the object is gone since the corpus was planned"
-            raise BadShard(what, where=public(source.uri)) from error
+            raise SourceChanged(what, where=public(source.uri), hint=_PLAN_AGAIN) from error
     if etag != source.etag:
-        raise BadShard(
-            "the object changed since the corpus was planned",
-            where=public(source.uri),
-            hint="plan the corpus again, and don't write to a corpus while it is read",
+        raise SourceChanged(
+            "the object changed since the corpus was planned", where=public(source.uri), hint=_PLAN_AGAIN
         )
 
 
@@ -109,7 +108,9 @@ class SourceFile(io.RawIOBase):
         if self.failure is None:
             return
         if type(self.failure).__name__ == "FileExpired":
-            raise BadShard("the object changed while it was read", where=public(self.uri)) from self.failure
+            raise SourceChanged(
+                "the object changed while it was read", where=public(self.uri), hint=_PLAN_AGAIN
+            ) from self.failure
         with storage_errors(self.uri):
             raise self.failure
 

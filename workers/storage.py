@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-from assay.schemas.errors import AssayError, printable, unknown_name
+from assay.schemas.errors import AssayError, StorageError, printable, unknown_name
 
 S3_PROTOCOLS = ("s3", "s3a")
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
@@ -92,12 +92,12 @@ def error_code(error: BaseException | None) -> str:
 
 @contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turns the failures of a storage operation on `uri` into AssayErrors that name it and hold no secret."""
+    """Turns the failures of a storage operation on `uri` into StorageErrors that name it and hold no secret."""
     try:
         yield
     except (OSError, boto.BotoCoreError, boto.ClientError) as error:
         what, hint = _explain(error)
-        raise AssayError(what, where=public(uri), hint=hint) from error
+        raise StorageError(what, where=public(uri), hint=hint) from error
 
 
 def _protocol(uri: str) -> str:

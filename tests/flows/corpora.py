@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ASSAY = Path(sys.executable).with_name("assay")
-WORDS = ("the quick brown fox jumps over a lazy dog and cat while rain falls on Zürich 漢字 price $9.99 <b>now</b> "
-         "def main(): return 42 kind words help people; click here! buy ∑ x² שלום").split()  # fmt: skip
+SENTENCE = """the quick brown fox jumps over a lazy dog and cat while rain falls on Zürich 漢字 price $9.99 <b>now</b>
+def main(): return 42 kind words help people; click here! buy ∑ x² שלום"""
 HOSTILE_ID = "\x1b[31mred\u202egnp.exe"
 HOSTILE_TEXT = "first \x1b]0;owned\x07 \x1b[2J\x1b[31m red \u202e gnp.exe \u2066 NUL \x00 bell \x07 \x9b2J\r\n" * 4
 QUARANTINED = {"not_json": 1, "null_text": 3, "empty_text": 2, "not_utf8": 1, "duplicate_id": 1, "lone_surrogate": 1,
@@ -35,7 +35,7 @@ class Corpus(NamedTuple):
 def document(number: int) -> str:
     """Text number `number`, the same every time: 5 to 90 words."""
     draw = random.Random(number)
-    return " ".join(draw.choices(WORDS, k=draw.randrange(5, 90)))
+    return " ".join(draw.choices(SENTENCE.split(), k=draw.randrange(5, 90)))
 
 
 def write_corpus(folder: Path, documents: int = 160) -> Corpus:

@@ -1,7 +1,6 @@
 """From a recipe to a dataset: what it keeps, that others can load it, and that it is never written over."""
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,7 +176,7 @@ def test_the_same_recipe_gives_the_same_bytes_and_a_second_run_writes_nothing(
     assert again.code == OK
     assert "(0 written now" in again.out
     assert hashes(folder) == first
-    os.rename(folder, tmp_path / "first")
+    folder.rename(tmp_path / "first")
     make(recipe)
     commits = ("_assay/commits",)
     assert hashes(folder, without=commits) == hashes(tmp_path / "first", without=commits)

@@ -164,7 +164,7 @@ def test_a_folder_gives_its_taggers_by_name(tmp_path: Path) -> None:
 def test_two_taggers_of_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text(dump_tagger(a_tagger()))
-    with pytest.raises(AssayError, match="two taggers share a name: .*toxicity"):
+    with pytest.raises(AssayError, match=r"two taggers share a name: .*toxicity"):
         load_taggers(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_a_unit_that_always_kills_its_actor_is_given_up_after_three_attempts_and
 
 def test_a_suspect_is_tried_again_on_an_actor_of_its_own(tmp_path: Path) -> None:
     run([Errand("bomb", "killed"), *[Errand(f"u{i}", "slow") for i in range(8)]], partial(Diligent, tmp_path))
-    first, *retries = processes(tmp_path, "bomb.begin.*")
+    _, *retries = processes(tmp_path, "bomb.begin.*")
     assert len(retries) == 2
     assert not set(retries) & set(processes(tmp_path, "u*.begin.*"))
 
@@ -198,7 +198,8 @@ def test_a_run_stops_when_too_many_units_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("early", [False, True], ids=["read to the end", "left early"])
 def test_actors_are_gone_after_the_run(tmp_path: Path, early: bool) -> None:
-    outcomes = WorkPool(partial(Diligent, tmp_path), TWO).run(errands(40))
+    pool = WorkPool(partial(Diligent, tmp_path), TWO)  # held, so that no garbage collection ends its actors
+    outcomes = pool.run(errands(40))
     if early:
         next(outcomes)
         outcomes.close()  # type: ignore[attr-defined]
@@ -210,6 +211,7 @@ def test_actors_are_gone_after_the_run(tmp_path: Path, early: bool) -> None:
     while (alive := [pid for pid in actors if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive == []
+    del pool
 
 
 def test_a_session_that_is_open_is_used_and_left_open() -> None:

@@ -13,6 +13,7 @@ from assay.schemas.corpus import ReadOptions
 from assay.schemas.errors import AssayError
 from assay.workers.corpus import plan_corpus
 from assay.workers.reading import REASONS, BadRecord, BadShard, Document, read_documents
+from assay.workers.records import SourceChanged
 
 from .corpus_files import json_lines, read_all, reasons, texts, write, write_arrow, write_parquet, zstd
 
@@ -187,22 +188,22 @@ def test_a_failing_storage_is_not_mistaken_for_a_broken_object(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("change", ["touch", "remove"])
-def test_an_object_that_changed_since_the_plan_is_a_bad_shard(tmp_path: Path, change: str) -> None:
+def test_an_object_that_changed_since_the_plan_is_refused_and_not_called_damaged(tmp_path: Path, change: str) -> None:
     path = write(tmp_path / "a.jsonl", GOOD)
     plan = plan_corpus(str(path), ReadOptions(), 2**20)
     if change == "remove":
         path.unlink()
     else:
         path.write_bytes(GOOD + b" ")
-    with pytest.raises(BadShard, match="since the corpus was planned"):
+    with pytest.raises(SourceChanged, match="since the corpus was planned"):
         read_all(plan)
 
 
-def test_an_object_that_grows_while_it_is_read_is_a_bad_shard(tmp_path: Path) -> None:
+def test_an_object_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", GOOD)
     plan = plan_corpus(str(path), ReadOptions(), 2**20)
     records = read_documents(plan.shards[0], ReadOptions())
     next(records)
     path.write_bytes(GOOD + GOOD)
-    with pytest.raises(BadShard):
+    with pytest.raises(SourceChanged):
         list(records)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from assay.sae_runtime.runtime import Runtime
@@ -23,6 +25,7 @@ from assay.schemas.store import ShardCommit, features_prefix, tags_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.commits import CommitLog
 from assay.workers.corpus import plan_corpus
+from assay.workers.feature_table import ParquetBuffer, iter_parquet
 from assay.workers.objects import ObjectStore
 from assay.workers.tagging import ShardTagger, TagJob
 
@@ -159,6 +162,38 @@ def test_a_tagger_that_is_overtaken_before_any_step_agrees_with_the_one_that_was
     assert overtaken == [commit]
     assert commit.attempt == "fast"
     assert contents(store) == undisturbed
+
+
+def test_a_tagger_that_lost_the_features_commit_tags_the_features_that_won(
+    make_tagger: MakeTagger, shard: Shard, tmp_path: Path, interrupt: Callable[..., None]
+) -> None:
+    store = ObjectStore(str(tmp_path / "store"))
+    tagger = make_tagger(store.root)
+    log = CommitLog(store, features_prefix(tagger.features_fingerprint))
+
+    def win_with_other_features() -> None:
+        [key] = store.list(f"{log.prefix}/data")
+        [table] = iter_parquet(pa.BufferReader(store.read(key)))
+        tokens = pa.array([number + 1 for number in table["n_tokens"].to_pylist()], pa.int32())
+        buffer = ParquetBuffer(table.schema)
+        buffer.write(table.set_column(3, table.schema.field("n_tokens"), tokens))
+        rows = table.num_rows
+        stored = store.create_named(f"{log.prefix}/data", "other", ".parquet", buffer.finish(), rows, "other")
+        record = ShardCommit(
+            shard=shard.id,
+            fingerprint=tagger.features_fingerprint,
+            rows_in=rows,
+            rows_kept=rows,
+            objects={"features": stored},
+            attempt="other",
+        )
+        assert log.commit(record)
+
+    interrupt("one", "features/*/commits/*", win_with_other_features)
+    commit = tagger.process(shard, "one")
+    won = pl.read_parquet(io.BytesIO(store.read_verified(commit.objects["features"])))
+    assert commit.objects["features"].key.startswith(f"{log.prefix}/data/other-")
+    assert tags_of(store.root, commit)["n_tokens"].equals(won["n_tokens"])
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -329,9 +364,6 @@ def test_a_new_tagger_is_applied_to_the_stored_features_without_the_model(
 def test_a_missing_text_column_is_the_users_mistake_and_commits_nothing(
     make_tagger: MakeTagger, tmp_path: Path
 ) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a"]}), path)
     shard = only_shard(path)
