@@ -32,8 +32,7 @@ from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import merge
 from assay.schemas.store import ShardCommit, StoredObject, TagManifest
 from assay.schemas.yaml_file import load_yaml
-from assay.workers.columns import unify_columns
-from assay.workers.commits import CommitLog
+from assay.workers.corpora.columns import unify_columns
 from assay.workers.curating import (
     CONTROL,
     CurateJob,
@@ -45,10 +44,11 @@ from assay.workers.curating import (
     output_schema,
 )
 from assay.workers.feature_table import ParquetBuffer
-from assay.workers.objects import ObjectStore
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.rules import check_rules
 from assay.workers.session import ray_session
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 
 _MERGE_EVERY = 64
 

@@ -143,7 +143,7 @@ def _prefect() -> Check:
 
 
 def _storage(uri: str | None) -> Check:
-    from assay.workers.objects import ObjectStore
+    from assay.workers.storage.objects import ObjectStore
 
     if uri is None:
         with tempfile.TemporaryDirectory() as folder:

@@ -18,10 +18,10 @@ from assay.schemas.base import Model
 from assay.schemas.errors import AssayError, inert, printable
 from assay.schemas.scope import Scope
 from assay.schemas.store import ShardEntry, TagManifest, features_prefix
+from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
-from assay.workers.objects import ObjectStore
-from assay.workers.rows import read_rows
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 
 _FEATURES_SHOWN = 6

@@ -34,7 +34,7 @@ from assay.schemas.scope import Scope
 from assay.schemas.store import TagManifest
 from assay.schemas.tagger import FeatureWeight, Pooling, Tagger, dump_tagger
 from assay.workers.feature_table import iter_parquet, layer_columns
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.objects import ObjectStore
 
 _POOLINGS: list[tuple[Pooling, bool]] = [("any", False), ("max", True), ("mean", True)]
 _WIDTHS = {"score": (64, 256), "label": (250, 500)}
@@ -154,7 +154,9 @@ def _shaped(matrix: Matrix, pooling: Pooling, sqrt: bool, labels: NDArray, train
     x.data = np.minimum(x.data / scale[x.indices], 1.0)
     if sqrt:
         x.data = np.sqrt(x.data)
-    power = np.nan_to_num(f_classif(x[train], labels[train])[0], posinf=0.0)
+    seen = np.flatnonzero(np.diff(x[train].tocsc().indptr))
+    power = np.zeros(x.shape[1])
+    power[seen] = np.nan_to_num(f_classif(x[train][:, seen], labels[train])[0], posinf=0.0)
     return Shaped(pooling, sqrt, x, scale, power)
 
 

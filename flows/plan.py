@@ -15,10 +15,10 @@ from assay.schemas.corpus import Shard
 from assay.schemas.curation import RuleTally, Tally
 from assay.schemas.parameters import CurateParameters, TagParameters
 from assay.schemas.store import tags_prefix
-from assay.workers.commits import CommitLog
-from assay.workers.objects import ObjectStore
-from assay.workers.reading import Document, read_documents
-from assay.workers.records import BadShard
+from assay.workers.corpora.reading import Document, read_documents
+from assay.workers.corpora.records import BadShard
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 
 _SHARDS_SAMPLED = 8
 _DOCUMENTS_A_SHARD = 64

@@ -14,7 +14,7 @@ from assay.schemas.statistics import TagColumn
 from assay.schemas.store import StoredObject, TagManifest, tags_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.feature_table import iter_parquet
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.objects import ObjectStore
 
 
 def build_report(uri: str, run: str | None = None) -> Report:

@@ -7,8 +7,8 @@ from assay.schemas.base import Model
 from assay.schemas.corpus import CorpusPlan
 from assay.schemas.errors import AssayError
 from assay.schemas.store import RunRecord, TagManifest, run_prefix, tags_prefix
-from assay.workers.commits import CommitLog
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 
 
 class RunStatus(Model):

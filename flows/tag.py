@@ -31,13 +31,13 @@ from assay.schemas.store import (
     run_prefix,
     tags_prefix,
 )
-from assay.workers.columns import unify_columns
-from assay.workers.commits import CommitLog
-from assay.workers.corpus import plan_corpus
+from assay.workers.corpora.columns import unify_columns
+from assay.workers.corpora.planning import plan_corpus
 from assay.workers.feature_table import ParquetBuffer, iter_parquet
-from assay.workers.objects import ObjectStore
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger, TagJob, write_identity
 

@@ -25,9 +25,9 @@ from assay.schemas.scope import Scope
 from assay.schemas.statistics import STATISTICS, TagColumn
 from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger
 from assay.schemas.yaml_file import load_yaml
+from assay.workers.corpora.records import REASONS, BadRecord
 from assay.workers.curating import CurateJob, ShardCurator, output_schema
 from assay.workers.feature_table import features_schema
-from assay.workers.records import REASONS, BadRecord
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes

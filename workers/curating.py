@@ -17,14 +17,14 @@ from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import TagColumn, merge, shard_statistics
 from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
-from assay.workers.columns import parse_type
-from assay.workers.commits import CommitLog
+from assay.workers.corpora.columns import parse_type
+from assay.workers.corpora.reading import Cursors
+from assay.workers.corpora.rows import read_rows
 from assay.workers.dataset_file import DatasetFile, new_file
 from assay.workers.feature_table import iter_parquet
-from assay.workers.objects import ObjectStore
-from assay.workers.reading import Cursors
-from assay.workers.rows import read_rows
 from assay.workers.rules import KEPT, first_match, match_counts
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 
 CONTROL = "_assay"
 _PREFIX = "assay_"

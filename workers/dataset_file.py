@@ -7,7 +7,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from assay.workers.rows import jsonable
+from assay.workers.corpora.rows import jsonable
 
 _GROUP_BYTES = 32 * 2**20
 

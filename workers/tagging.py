@@ -17,10 +17,10 @@ from assay.schemas.scope import Scope
 from assay.schemas.statistics import merge, shard_statistics
 from assay.schemas.store import ShardCommit, StoredObject, features_prefix, tags_prefix
 from assay.schemas.tagger import Tagger
-from assay.workers.commits import CommitLog
+from assay.workers.corpora.reading import BadRecord, BadShard, ColumnTypes, Cursors, Document, read_documents
 from assay.workers.feature_table import ParquetBuffer, features_schema, features_table, iter_parquet
-from assay.workers.objects import ObjectStore
-from assay.workers.reading import BadRecord, BadShard, ColumnTypes, Cursors, Document, read_documents
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 
 _CHUNK_DOCUMENTS = 2048

@@ -21,8 +21,8 @@ from assay.schemas.scope import Scope
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardCommit, ShardEntry
 from assay.schemas.tagger import Tagger
-from assay.workers.columns import unify_columns
-from assay.workers.corpus import plan_corpus
+from assay.workers.corpora.columns import unify_columns
+from assay.workers.corpora.planning import plan_corpus
 from assay.workers.curating import (
     CurateJob,
     OutputPlanner,
@@ -33,10 +33,9 @@ from assay.workers.curating import (
     load_tags,
     output_schema,
 )
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagging import ShardTagger, TagJob
-
-from .corpus_files import json_lines, write, write_parquet
+from tests.corpus_files import json_lines, write, write_parquet
 
 OPTIONS = ReadOptions(id_column="id")
 COLUMNS = (

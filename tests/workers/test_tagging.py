@@ -23,13 +23,12 @@ from assay.schemas.errors import AssayError
 from assay.schemas.scope import Scope
 from assay.schemas.store import ShardCommit, features_prefix, tags_prefix
 from assay.schemas.tagger import Tagger
-from assay.workers.commits import CommitLog
-from assay.workers.corpus import plan_corpus
+from assay.workers.corpora.planning import plan_corpus
 from assay.workers.feature_table import ParquetBuffer, iter_parquet
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagging import ShardTagger, TagJob
-
-from .corpus_files import json_lines, write
+from tests.corpus_files import json_lines, write
 
 DOCUMENTS = [
     {"text": f"the {word} fox jumps over the lazy {word} " * (1 + i % 5)} for i, word in enumerate("abcdefgh" * 4)
@@ -219,7 +218,7 @@ def test_a_tagger_that_fails_before_any_step_is_made_good_by_another(
 
 KILLED = """
 import fnmatch, os, pickle, signal, sys
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagging import ShardTagger
 
 step, job, shard = pickle.load(open(sys.argv[1], "rb"))

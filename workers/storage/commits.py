@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from assay.schemas.base import record_json
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardCommit
-from assay.workers.objects import ObjectStore, check_key
+from assay.workers.storage.objects import ObjectStore, check_key
 
 _SUFFIX = ".json"
 _MUST_AGREE = ("fingerprint", "rows_in", "rows_kept", "rows_dropped", "rows_quarantined")

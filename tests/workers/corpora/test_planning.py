@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.errors import AssayError
-from assay.workers.corpus import plan_corpus
-from assay.workers.listing import list_corpus
-from assay.workers.reading import Cursors, Document
-
-from .corpus_files import json_lines, read_all, texts, write, write_arrow, write_parquet
+from assay.workers.corpora.listing import list_corpus
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import Cursors, Document
+from tests.corpus_files import json_lines, read_all, texts, write, write_arrow, write_parquet
 
 
 @pytest.fixture(scope="module")

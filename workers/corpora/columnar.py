@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from assay.schemas.corpus import ReadOptions, SourceObject
 from assay.schemas.errors import AssayError, unknown_name
-from assay.workers.records import BadShard
-from assay.workers.sources import DECODE_ERRORS, SourceFile
-from assay.workers.storage import public
+from assay.workers.corpora.records import BadShard
+from assay.workers.corpora.sources import DECODE_ERRORS, SourceFile
+from assay.workers.storage.filesystem import public
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 1024

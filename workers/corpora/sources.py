@@ -10,8 +10,8 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from assay.schemas.corpus import SourceObject
-from assay.workers.records import BadShard, SourceChanged
-from assay.workers.storage import filesystem, is_local, public, storage_errors
+from assay.workers.corpora.records import BadShard, SourceChanged
+from assay.workers.storage.filesystem import filesystem, is_local, public, storage_errors
 
 READ_AHEAD = 8 * 2**20
 DECODE_ERRORS = (pa.ArrowException, OSError, ValueError)

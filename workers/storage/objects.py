@@ -17,8 +17,8 @@ from fsspec import AbstractFileSystem
 
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import StoredObject
-from assay.workers.create_once import TEMPORARY, create_once, read_whole, s3_head
-from assay.workers.storage import absolute, filesystem, is_local, is_s3, join, storage_errors
+from assay.workers.storage.create_once import TEMPORARY, create_once, read_whole, s3_head
+from assay.workers.storage.filesystem import absolute, filesystem, is_local, is_s3, join, storage_errors
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._=-]+")
 

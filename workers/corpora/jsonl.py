@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from assay.schemas.corpus import ReadOptions, SourceObject
-from assay.workers.records import BadRecord, BadShard, bad
-from assay.workers.sources import SourceFile
-from assay.workers.storage import public
+from assay.workers.corpora.records import BadRecord, BadShard, bad
+from assay.workers.corpora.sources import SourceFile
+from assay.workers.storage.filesystem import public
 
 BLOCK = 2**20
 _CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}

@@ -8,11 +8,10 @@ import pyarrow as pa
 import pytest
 
 from assay.schemas.corpus import ReadOptions
-from assay.workers.corpus import plan_corpus
-from assay.workers.reading import Cursors, Document, read_documents
-from assay.workers.sources import SourceFile
-
-from .corpus_files import json_lines, read_all, write, write_parquet
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import Cursors, Document, read_documents
+from assay.workers.corpora.sources import SourceFile
+from tests.corpus_files import json_lines, read_all, write, write_parquet
 
 
 def test_an_id_column_gives_ids_and_repeated_or_unusable_ones_are_bad_records(tmp_path: Path) -> None:
@@ -43,7 +42,7 @@ def test_files_with_different_columns_and_types_are_read_together(tmp_path: Path
 
 
 def test_shards_of_one_object_read_in_order_open_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from assay.workers import jsonl
+    from assay.workers.corpora import jsonl
 
     write(tmp_path / "a.jsonl.gz", json_lines({"text": os.urandom(50).hex()} for _ in range(2000)))
     options = ReadOptions()

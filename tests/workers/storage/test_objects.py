@@ -21,9 +21,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from assay.schemas.errors import AssayError
-from assay.workers import create_once
-from assay.workers.objects import ObjectStore, check_key
-from assay.workers.storage import filesystem
+from assay.workers.storage import create_once
+from assay.workers.storage.filesystem import filesystem
+from assay.workers.storage.objects import ObjectStore, check_key
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -108,7 +108,7 @@ def create_in_a_process(root: str, size: int, before: str = "") -> "subprocess.P
     """A process that creates the object `folder/a` of `size` bytes at `root`, after running `before`."""
     code = (
         "import os, sys, time, pathlib\n"
-        "from assay.workers.objects import ObjectStore\n"
+        "from assay.workers.storage.objects import ObjectStore\n"
         f"{before}\n"
         f"ObjectStore({root!r}).create('folder/a', b'x' * {size}, attempt='killed')\n"
     )

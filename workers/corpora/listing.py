@@ -10,8 +10,8 @@ from fsspec import AbstractFileSystem
 
 from assay.schemas.corpus import Format, SourceObject
 from assay.schemas.errors import AssayError, printable
-from assay.workers.sources import etag_of
-from assay.workers.storage import filesystem, is_local, public, storage_errors
+from assay.workers.corpora.sources import etag_of
+from assay.workers.storage.filesystem import filesystem, is_local, public, storage_errors
 
 SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",

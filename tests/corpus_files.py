@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from assay.schemas.corpus import CorpusPlan, ReadOptions
-from assay.workers.corpus import plan_corpus
-from assay.workers.reading import BadRecord, Cursors, Document, read_documents
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import BadRecord, Cursors, Document, read_documents
 
 BIG = 2**30
 

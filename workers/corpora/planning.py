@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard, SourceObject
 from assay.schemas.errors import AssayError
-from assay.workers.columnar import arrow_batches, check_columns, open_arrow, open_parquet
-from assay.workers.jsonl import Lines, max_line_bytes
-from assay.workers.listing import list_corpus
-from assay.workers.records import BadShard
-from assay.workers.sources import SourceFile
+from assay.workers.corpora.columnar import arrow_batches, check_columns, open_arrow, open_parquet
+from assay.workers.corpora.jsonl import Lines, max_line_bytes
+from assay.workers.corpora.listing import list_corpus
+from assay.workers.corpora.records import BadShard
+from assay.workers.corpora.sources import SourceFile
 
 _GROWTH = {"jsonl.gz": 4, "jsonl.zst": 4}  # typical bytes of JSON text in a compressed byte
 _ONE_SHARD = 1.25

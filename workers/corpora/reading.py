@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from assay.schemas.corpus import ReadOptions, Shard
-from assay.workers.columnar import Chunk, Chunks, check_columns
-from assay.workers.columns import ColumnTypes
-from assay.workers.jsonl import Lines, max_line_bytes, parse_line
-from assay.workers.records import REASONS, BadRecord, BadShard, Document, bad
-from assay.workers.sources import check_unchanged
+from assay.workers.corpora.columnar import Chunk, Chunks, check_columns
+from assay.workers.corpora.columns import ColumnTypes
+from assay.workers.corpora.jsonl import Lines, max_line_bytes, parse_line
+from assay.workers.corpora.records import REASONS, BadRecord, BadShard, Document, bad
+from assay.workers.corpora.sources import check_unchanged
 
 __all__ = [
     "REASONS",

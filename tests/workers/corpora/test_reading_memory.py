@@ -13,8 +13,8 @@ import pytest
 _READ = """
 import resource, sys
 from assay.schemas.corpus import ReadOptions
-from assay.workers.corpus import plan_corpus
-from assay.workers.reading import read_documents
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import read_documents
 
 def read(path):
     options = ReadOptions()

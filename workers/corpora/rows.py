@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from assay.schemas.corpus import ReadOptions, Shard
 from assay.schemas.errors import AssayError
-from assay.workers.columnar import BATCH_BYTES, BATCH_ROWS, Chunks
-from assay.workers.columns import JSON, ColumnTypes, parse_type
-from assay.workers.jsonl import Lines, parse_line
-from assay.workers.reading import Cursors, open_shard
-from assay.workers.records import BadShard
-from assay.workers.storage import public
+from assay.workers.corpora.columnar import BATCH_BYTES, BATCH_ROWS, Chunks
+from assay.workers.corpora.columns import JSON, ColumnTypes, parse_type
+from assay.workers.corpora.jsonl import Lines, parse_line
+from assay.workers.corpora.reading import Cursors, open_shard
+from assay.workers.corpora.records import BadShard
+from assay.workers.storage.filesystem import public
 
 
 def read_rows(
@@ -30,7 +30,7 @@ def read_rows(
 
     `rows` are row numbers of the object, as in Document.row, increasing. With `columns` (name -> type name,
     as `unify_columns` gives them) every table has exactly these columns and types, absent values are null,
-    and a "json" column is canonical JSON text. Without it, Parquet and Arrow columns come untouched, and
+    and a "json" column is JSON text. Without it, Parquet and Arrow columns come untouched, and
     JSONL columns with the types that fit each table. Half a UTF-16 pair in a JSONL column other than the text,
     which Arrow can't hold, becomes U+FFFD. Raises BadShard when a row can't be read, ValueError when `rows`
     don't increase or lie outside the shard.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from assay.schemas.errors import AssayError
-from assay.workers.storage import absolute, filesystem, is_local, is_s3, join, public, storage_errors
+from assay.workers.storage.filesystem import absolute, filesystem, is_local, is_s3, join, public, storage_errors
 
 SECRET = "planted/secret+key"
 

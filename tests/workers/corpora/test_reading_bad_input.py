@@ -11,11 +11,10 @@ import pytest
 
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.errors import AssayError
-from assay.workers.corpus import plan_corpus
-from assay.workers.reading import REASONS, BadRecord, BadShard, Document, read_documents
-from assay.workers.records import SourceChanged
-
-from .corpus_files import json_lines, read_all, reasons, texts, write, write_arrow, write_parquet, zstd
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import REASONS, BadRecord, BadShard, Document, read_documents
+from assay.workers.corpora.records import SourceChanged
+from tests.corpus_files import json_lines, read_all, reasons, texts, write, write_arrow, write_parquet, zstd
 
 GOOD = json_lines(texts(3))
 LINES = [

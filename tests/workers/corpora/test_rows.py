@@ -11,12 +11,11 @@ import pytest
 
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.errors import AssayError
-from assay.workers.columns import ColumnTypes, parse_type, type_name, unify_columns
-from assay.workers.corpus import plan_corpus
-from assay.workers.reading import Document, read_documents, source_columns
-from assay.workers.rows import read_rows
-
-from .corpus_files import json_lines, texts, write, write_arrow, write_parquet
+from assay.workers.corpora.columns import ColumnTypes, parse_type, type_name, unify_columns
+from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.reading import Document, read_documents, source_columns
+from assay.workers.corpora.rows import read_rows
+from tests.corpus_files import json_lines, texts, write, write_arrow, write_parquet
 
 OPTIONS = ReadOptions()
 TYPES = [
@@ -136,7 +135,7 @@ def test_every_document_of_a_jsonl_shard_can_be_read_back_as_a_row(tmp_path: Pat
     assert table["text"].to_pylist() == [d.text for d in documents]
     assert table["n"].to_pylist() == ["1", "2.5", str(2**70)]
     assert table["x"].to_pylist() == ["1", '"one"', None]
-    assert table["deep"].to_pylist() == ['{"a":[null,2.5],"b":1}', None, None]
+    assert table["deep"].to_pylist() == ['{"b":1,"a":[null,2.5]}', None, None]
     assert table["half"].to_pylist() == [None, "\ufffd", None]
     assert [t.num_rows for t in read_rows(shard, OPTIONS, [d.row for d in documents])] == [3]
 

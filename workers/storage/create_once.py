@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fsspec import AbstractFileSystem
 
 from assay.schemas.errors import AssayError
-from assay.workers.storage import error_code, is_local, is_s3
+from assay.workers.storage.filesystem import error_code, is_local, is_s3
 
 TEMPORARY = ".tmp-"
 _PART_BYTES = 100 * 2**20  # s3fs sends what is twice as large in parts of this size

@@ -14,8 +14,8 @@ import pytest
 from assay.schemas.base import canonical_json
 from assay.schemas.errors import AssayError
 from assay.schemas.store import ShardCommit
-from assay.workers.commits import CommitLog
-from assay.workers.objects import ObjectStore
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.objects import ObjectStore
 
 
 def a_commit(shard: str = "s1", attempt: str = "one", **changes: Any) -> ShardCommit:
@@ -87,7 +87,7 @@ def test_a_commit_that_loses_rows_is_refused(log: CommitLog) -> None:
 def test_an_attempt_killed_before_its_commit_is_done_again_once(log: CommitLog) -> None:
     code = (
         "import os, signal\n"
-        "from assay.workers.objects import ObjectStore\n"
+        "from assay.workers.storage.objects import ObjectStore\n"
         f"store = ObjectStore({log.store.root!r})\n"
         "store.create_named('runs/r1/data', 's1', '.bin', b'killed', 1, 'killed')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
