@@ -196,7 +196,8 @@ def _limits(metrics: Record, shape: Record) -> str:
     bands = metrics["nats_by_position"]
     shown = ", ".join(f"{band}: {value:.2f}" for band, value in bands.items() if band != "documents")
     points = [
-        "Trained for minutes on few tokens: it knows common words, spelling, layout, language and a little of the topic; it "
+        "Trained for minutes on few tokens: it knows common words, spelling, layout, language and a little "
+        "of the topic; it "
         "knows no facts and its text is not sensible.",
         "Languages beside English come from manuals, fortunes and one declaration, so their features lean to those.",
         "Some training text is offensive by nature (tweets, web pages, fortunes).",
