@@ -53,7 +53,7 @@ def demo(
             f"wrote {folder}/corpus, {folder}/store, {folder}/curated, {folder}/report.html",
             "next:",
             f"  assay report {folder}/store",
-            f"  assay explain {folder}/store insult-01",
+            f"  assay explain {folder}/store written/insult-en-06",
             f"  edit {folder}/recipe.yaml (a new output.path), then: assay plan {folder}/recipe.yaml",
         ]
     )
@@ -276,7 +276,7 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for name in head:
-        table.add_column(name, overflow="fold", no_wrap=name in ("run", "scope", "state"))
+        table.add_column(name, overflow="fold", no_wrap=name not in ("corpus", "backbone", "sae"))
     for row in rows:
         table.add_row(*(Text(inert(cell)) for cell in row))
     _stdout().print(table)

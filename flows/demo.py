@@ -13,8 +13,6 @@ from assay.flows.report import build_report
 from assay.flows.tag import TagReport, tag_corpus
 from assay.schemas.parameters import CurateParameters, TagParameters
 
-_RECIPE_FOLDER = "assay-demo"
-
 
 class Demo(NamedTuple):
     """What the demo made."""
@@ -42,7 +40,8 @@ def run_demo(folder: Path, documents: int, workers: int | None) -> Demo:
     recipe = folder / "recipe.yaml"
     if not recipe.exists():
         ready = files("assay.configs").joinpath("recipes/demo.yaml").read_text("utf-8")
-        recipe.write_text(ready.replace(f"{_RECIPE_FOLDER}/", f"{folder}/"), "utf-8")
+        named = ready.replace("  - store: assay-demo/store\n", f"  - store: {store}\n    run: {tagging.run}\n")
+        recipe.write_text(named.replace("path: assay-demo/curated", f"path: {folder / 'curated'}"), "utf-8")
     parameters = CurateParameters(recipe=read_recipe(recipe), where=str(recipe), workers=workers)
     curation = run_flow(curate, parameters)
     say("4. reports")

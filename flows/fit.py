@@ -9,6 +9,7 @@ beside them, and the summary says who won. Needs the extra `fit` (scikit-learn) 
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ def fit_axis(name: str, rows: Sequence[Labelled], matrix: Matrix, runtime: Runti
     spec = _SPECS[name]
     labels = np.array([row.label for row in rows])
     splits = np.array([row.split for row in rows])
-    weight = _source_weights(rows)
+    weight = _weights(rows)
     shaped = [_shaped(matrix, pooling, sqrt, labels, splits == "discovery") for pooling, sqrt in _POOLINGS]
     best = max(
         (
@@ -172,7 +173,7 @@ def _candidate(
     train, held = splits == "discovery", splits == "validation"
     columns = np.sort(np.argsort(-shaped.power, kind="stable")[:width])
     x = shaped.x[:, columns]
-    model = LogisticRegression(C=penalty, max_iter=200, class_weight="balanced")
+    model = LogisticRegression(C=penalty, max_iter=200)
     model.fit(x[train].toarray(), labels[train], sample_weight=weight[train])
     if spec["kind"] == "score":
         score = _positive(model, x[held], spec)
@@ -195,11 +196,13 @@ def _positive(model: LogisticRegression, x: sparse.csr_matrix, spec: dict[str, A
     return model.predict_proba(x)[:, list(model.classes_).index(spec["positive"])]
 
 
-def _source_weights(rows: Sequence[Labelled]) -> NDArray[np.float64]:
-    """Each source counts the same in sum, so that a large one doesn't set the tag by itself."""
-    sources = [row.source.partition("-")[0] for row in rows]
-    count = {source: sources.count(source) for source in set(sources)}
-    return np.array([len(rows) / len(count) / count[source] for source in sources])
+def _weights(rows: Sequence[Labelled]) -> NDArray[np.float64]:
+    """Each label of each source counts the same in sum: neither a large source nor a lopsided one sets the tag.
+
+    Without it a source's style or language would be as good a sign as what its texts say.
+    """
+    cells = Counter((row.source, row.label) for row in rows)
+    return np.array([len(rows) / len(cells) / cells[row.source, row.label] for row in rows])
 
 
 def _evidence(
@@ -337,7 +340,8 @@ class Features:
         texts = {row.id: row.text for row in rows}
         corpus = work / "texts.jsonl"
         work.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items())
+        # In one order whatever the axes, so that their features are found again.
+        lines = "".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in sorted(texts.items()))
         if not corpus.exists() or corpus.read_text("utf-8") != lines:
             corpus.write_text(lines, "utf-8")
         whole = work / "scope.yaml"

@@ -83,13 +83,15 @@ def quality(folder: Path) -> Iterator[Labelled]:
 
 
 def toxicity(folder: Path) -> Iterator[Labelled]:
-    """Abusive tweets and sentences against civil ones, and against snippets and pages of the web."""
+    """Abusive tweets and sentences against civil ones, against the web, and against a civil text in many languages."""
     for row in read_rows(folder, "davidson"):
         label = "civil" if row["label"] == "neither" else "toxic"
         yield Labelled(row["id"], row["text"], label, split_of(row["id"]), "tweets")
     for row in read_rows(folder, "multilingual_hatecheck"):
         label = "toxic" if row["label"] == "hateful" else "civil"
         yield Labelled(row["id"], row["text"], label, split_of(row["id"]), f"sentences-{_HATECHECK[row['lang']]}")
+    for passage in _declaration(folder):
+        yield passage._replace(label="civil")
     for row in read_rows(folder, "weborganizer"):
         if row["topic"] == "Adult":
             continue
@@ -107,15 +109,7 @@ def language(folder: Path) -> Iterator[Labelled]:
 
     One declaration is split by place (first 70 %, next 10 %, last 20 %), so its passages differ between the splits.
     """
-    rows = {row["lang"]: row["text"] for row in read_rows(folder, "udhr2")}
-    rest = sorted(set(rows) - set(LANGUAGES), key=lambda lang: hashlib.sha256(lang.encode()).hexdigest())[:_OTHERS]
-    for lang in [*LANGUAGES, *rest]:
-        passages = list(_passages(rows[lang]))
-        kept = passages if lang in LANGUAGES else passages[:: max(1, len(passages) // 12)]
-        for i, passage in enumerate(kept):
-            place = i / len(kept)
-            split: Split = "discovery" if place < 0.7 else "validation" if place < 0.8 else "test"
-            yield Labelled(f"udhr-{lang}-{i}", passage, LANGUAGES.get(lang, "other"), split, "declaration")
+    yield from _declaration(folder)
     for row in read_rows(folder, "multilingual_hatecheck"):
         if hashlib.sha256(row["id"].encode()).digest()[-1] < 10:
             yield Labelled(f"{row['id']}-l", row["text"], _HATECHECK[row["lang"]], split_of(row["id"]), "sentences")
@@ -125,6 +119,19 @@ def language(folder: Path) -> Iterator[Labelled]:
             yield Labelled(f"{row['id']}-l", row["text"][start : start + 300], "en", split_of(row["id"]), "web")
     for name, passage in _code():
         yield Labelled(f"code-{name}", passage, "code", split_of(name), "standard library")
+
+
+def _declaration(folder: Path) -> Iterator[Labelled]:
+    """Passages of one declaration in many languages, labelled by language."""
+    rows = {row["lang"]: row["text"] for row in read_rows(folder, "udhr2")}
+    rest = sorted(set(rows) - set(LANGUAGES), key=lambda lang: hashlib.sha256(lang.encode()).hexdigest())[:_OTHERS]
+    for lang in [*LANGUAGES, *rest]:
+        passages = list(_passages(rows[lang]))
+        kept = passages if lang in LANGUAGES else passages[:: max(1, len(passages) // 12)]
+        for i, passage in enumerate(kept):
+            place = i / len(kept)
+            split: Split = "discovery" if place < 0.7 else "validation" if place < 0.8 else "test"
+            yield Labelled(f"udhr-{lang}-{i}", passage, LANGUAGES.get(lang, "other"), split, "declaration")
 
 
 AXES = {"quality": quality, "toxicity": toxicity, "domain": domain, "language": language}

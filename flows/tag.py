@@ -350,7 +350,9 @@ def load_manifest(store: ObjectStore, run: str | None = None) -> TagManifest:
     if run is None or run not in finished:
         what = f"no finished run {run!r}" if run else "no finished run" if not finished else "several finished runs"
         listed = ", ".join(f"{name}{'' if sealed else ' (unfinished)'}" for name, sealed in runs) or "none"
-        raise AssayError(f"{what} in this store", where=store.root, hint=f"runs: {listed}; name one with --run")
+        raise AssayError(
+            f"{what} in this store", where=store.root, hint=f"runs: {listed}; name one (--run, or run: in a recipe)"
+        )
     return TagManifest.model_validate_json(store.read(f"{run_prefix(run)}/manifest.json"))
 
 

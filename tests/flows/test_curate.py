@@ -121,7 +121,9 @@ def test_source_columns_are_carried_along_and_tags_stand_beside_them(
             assert row["meta"] is None
         else:
             assert (row["year"], row["nested"]) == (2000.5, None)
-            assert row["meta"] == json.dumps({"of": row["id"], "n": [1, None]}, separators=(",", ":"))
+            assert row["meta"] == json.dumps(
+                {"of": row["id"], "n": [1, None]}, separators=(",", ":"), ensure_ascii=False
+            )
 
 
 def test_a_dataset_loads_with_datasets_as_its_card_says(curated: tuple[Path, CurationManifest], tmp_path: Path) -> None:

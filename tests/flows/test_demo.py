@@ -24,7 +24,9 @@ def tags(demo: Demo) -> pl.DataFrame:
     assert manifest is not None
     tables = [pl.read_parquet(demo.folder / "store" / e.objects["tags"].key) for e in manifest.shards]
     lines = files("assay.flows").joinpath("demo_documents.jsonl").read_text("utf-8").splitlines()
-    written = pl.DataFrame([json.loads(line) for line in lines]).rename({"id": "doc_id"}).drop("text")
+    written = pl.DataFrame([json.loads(line) for line in lines]).select(
+        "kind", "lang", doc_id="written/" + pl.col("id")
+    )
     return pl.concat(tables).join(written, on="doc_id", how="left")
 
 
@@ -37,16 +39,18 @@ def test_every_record_is_kept_or_quarantined_with_its_reason(demo: Demo) -> None
     assert [run.finished for run in store_status(str(demo.folder / "store"))] == [True]
 
 
-def test_insults_score_as_more_toxic_than_other_texts(tags: pl.DataFrame) -> None:
-    insults = tags.filter(pl.col("kind") == "insult")["toxicity"].mean()
-    others = tags.filter(pl.col("kind").is_not_null() & (pl.col("kind") != "insult"))["toxicity"].mean()
-    assert insults > others + 0.1
+def test_insults_in_english_score_as_more_toxic_than_other_english_texts(tags: pl.DataFrame) -> None:
+    english = tags.filter(pl.col("lang") == "en")
+    insults = english.filter(pl.col("kind") == "insult")["toxicity"].to_list()
+    others = english.filter(pl.col("kind") != "insult")["toxicity"].to_list()
+    above = sum(insult > other for insult in insults for other in others)
+    assert above / (len(insults) * len(others)) > 0.8
 
 
 def test_gibberish_scores_as_lower_in_quality_than_prose(tags: pl.DataFrame) -> None:
     gibberish = tags.filter(pl.col("kind") == "gibberish")["quality"].mean()
-    prose = tags.filter(pl.col("kind").is_in(["history", "school", "health"]))["quality"].mean()
-    assert gibberish < prose - 0.1
+    prose = tags.filter(pl.col("kind").is_in(["history", "school", "health", "fiction"]))["quality"].mean()
+    assert gibberish < prose / 2
 
 
 def test_most_written_documents_get_their_language(tags: pl.DataFrame) -> None:

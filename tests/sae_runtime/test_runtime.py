@@ -158,6 +158,8 @@ def test_an_sae_of_another_width_is_refused_by_name(tmp_path: Path) -> None:
     save_saes(tmp_path / "saes", SAE_LAYERS)
     torch.save({"W_enc": torch.zeros(8, D_MODEL + 1), "b_enc": torch.zeros(8)}, tmp_path / "saes" / "layer1.sae.pt")
     with pytest.raises(AssayError, match=r"layer1\.sae\.pt.*d_model 65.*has 64"):
+        Runtime(make_scope(tmp_path, layers=[1], k=4), device="cpu")
+    with pytest.raises(AssayError, match=r"differ in \(d_sae, d_model\): \[\(8, 65\), \(1024, 64\)\]"):
         Runtime(make_scope(tmp_path), device="cpu")
 
 
