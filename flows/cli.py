@@ -53,7 +53,7 @@ def demo(
             f"wrote {folder}/corpus, {folder}/store, {folder}/curated, {folder}/report.html",
             "next:",
             f"  assay report {folder}/store",
-            f"  assay explain {folder}/store written/insult-en-06",
+            f"  assay explain {folder}/store written/spam-en-04",
             f"  edit {folder}/recipe.yaml (a new output.path), then: assay plan {folder}/recipe.yaml",
         ]
     )
