@@ -36,13 +36,17 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         "```",
         "",
         *(["This needs `pip install zstandard`.", ""] if recipe.output.format == "jsonl.zst" else []),
-        "`manifest.json` lists every shard with its size, rows and SHA-256.",
+        "Run it in this folder, or put its path before `data/`. `manifest.json` lists every shard with its size, "
+        "rows and SHA-256.",
         "",
         "## Where it comes from",
         "",
         *_table(
-            ["corpus", "tagging run", "encoder", "tag set", "input shards"],
-            [[s.corpus, s.run, s.encoder, s.tagset, f"{s.shards:,}"] for s in manifest.sources],
+            ["corpus", "tagging run", "encoder", "tag set", "input shards", "unreadable"],
+            [
+                [s.corpus, s.run, s.encoder, s.tagset, f"{s.shards:,}", f"{s.unreadable_shards:,}"]
+                for s in manifest.sources
+            ],
         ),
         "",
         "## What was kept and dropped",

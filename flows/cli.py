@@ -17,6 +17,7 @@ START, LOOK, ABOUT = (Group(name, sort_key=i) for i, name in enumerate(["Run", "
 
 app = App(
     name="assay",
+    suppress_keyboard_interrupt=False,
     version=lambda: version("assay"),
     help="""Weighs text corpora by what a Qwen model sees in them.
 
@@ -84,14 +85,15 @@ def curate(
 ) -> int:
     """Write the curated dataset that a recipe describes. Run again, it does only what is missing."""
     from assay.flows.curate import curate as flow
-    from assay.flows.curate import curation_lines, read_recipe
+    from assay.flows.curate import curation_lines, read_recipe, unreadable_shards
     from assay.flows.engine import run_flow
     from assay.schemas.parameters import CurateParameters
 
     given = options.model_dump() if options else {}
     report = run_flow(flow, CurateParameters(recipe=read_recipe(recipe), where=str(recipe), **given))
     _print_lines([*curation_lines(report), f"next: {report.path}/README.md, or assay report {report.path}"])
-    return OK
+    manifest = report.manifest
+    return FINDINGS if unreadable_shards(manifest) or not manifest.kept.documents else OK
 
 
 @app.command(group=START)
@@ -123,7 +125,7 @@ def plan(
 
 @app.command(group=LOOK)
 def status(store: Store, *, json: AsJson = False) -> int:
-    """Show how far each run of a store is. Exits with 1 while one is unfinished."""
+    """Show how far each run of a store is. Exits with 1 while one is unfinished or has unreadable shards."""
     import json as json_module
 
     from assay.flows.status import store_status
@@ -139,7 +141,7 @@ def status(store: Store, *, json: AsJson = False) -> int:
                     r.run,
                     r.corpus,
                     f"{r.shards_done:,}/{r.shards:,}",
-                    "finished" if r.finished else "unfinished",
+                    _state(r.finished, r.unreadable_shards),
                     *(f"{n:,}" if r.finished else "–" for n in (r.rows_in, r.rows_kept, r.rows_quarantined, r.tokens)),
                 ]
                 for r in runs
@@ -231,8 +233,8 @@ def scopes(*, json: AsJson = False) -> int:
     for name in scope_names():
         scope, suite = load_scope(name), SUITES.get(name)
         size = [suite.layers, suite.d_model, suite.d_sae, suite.k] if suite else ["", "", "", scope.k or ""]
-        rows.append([name, scope.backbone, scope.sae, *size, " ".join(map(str, scope.layers))])
-    head = ["scope", "backbone", "sae", "layers", "d_model", "d_sae", "k", "hooked"]
+        rows.append([name, scope.sae, scope.backbone, *size, " ".join(map(str, scope.layers))])
+    head = ["scope", "sae", "backbone", "layers", "d_model", "d_sae", "k", "hooked"]
     if json:
         _print_lines([json_module.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=1)])
     else:
@@ -258,7 +260,15 @@ def main() -> None:
 def _stdout() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    # A pipe has no width: a table that is cut to 80 columns there is no use to anyone.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 140
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def _state(finished: bool, unreadable: int) -> str:
+    if not finished:
+        return "unfinished"
+    return f"finished, {unreadable} unreadable" if unreadable else "finished"
 
 
 def _print_lines(lines: list[str]) -> None:

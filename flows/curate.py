@@ -99,7 +99,13 @@ def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest,
     check_rules(recipe.rules, first.taggers, where=parameters.where)
     lineage = tuple(
         SourceLineage(
-            store=source.store, run=m.run, corpus=m.corpus, encoder=m.encoder, tagset=m.tagset, shards=len(m.shards)
+            store=source.store,
+            run=m.run,
+            corpus=m.corpus,
+            encoder=m.encoder,
+            tagset=m.tagset,
+            shards=len(m.shards),
+            unreadable_shards=m.unreadable_shards,
         )
         for source, m in zip(recipe.sources, manifests, strict=True)
     )
@@ -299,8 +305,17 @@ def curation_lines(report: CurateReport) -> list[str]:
         f"+ quarantined {m.rows_quarantined:,}",
         f"tokens kept {m.kept.tokens:,} of {m.kept.tokens + m.dropped.tokens:,}",
     ]
+    if unreadable := unreadable_shards(m):
+        lines.append(f"{unreadable:,} input shards could not be read when they were tagged: nothing of them is in it")
+    if not m.kept.documents:
+        lines.append("the rules kept nothing")
     lines += [f"  {rule.name}: dropped {rule.dropped.documents:,} ({rule.alone:,} alone)" for rule in m.rules]
     return lines
+
+
+def unreadable_shards(manifest: CurationManifest) -> int:
+    """Input shards whose rows are not known and not counted anywhere."""
+    return sum(source.unreadable_shards for source in manifest.sources)
 
 
 def _parquet(table: pa.Table) -> tuple[bytes, int]:

@@ -144,6 +144,8 @@ def _measure(plan: TagPlan, texts: Sequence[str]) -> tuple[float, float]:
 def tag_forecast_lines(forecast: TagForecast) -> list[str]:
     """The forecast as plain lines, estimates marked."""
     f = forecast
+    if not f.sampled:
+        return [f"run {f.run} of {f.corpus}", "no sampled row is a document: does --text-column name the right column?"]
     return [
         f"run {f.run} of {f.corpus}",
         f"{f.objects:,} objects, {f.shards:,} shards ({f.shards_done:,} done), {f.text_bytes / 2**20:,.1f} MB of text",

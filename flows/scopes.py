@@ -1,5 +1,6 @@
 """Finds a scope and its taggers by name, and works out what they are called."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,8 @@ def resolve_scope(
 
     scope = load_scope(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise AssayError(f"no such device: {device!r}", hint="give cpu, cuda or cuda:N")
     if device.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
         raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
     default = default_taggers(scope)

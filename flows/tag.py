@@ -37,6 +37,7 @@ from assay.workers.feature_table import ParquetBuffer, iter_parquet
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger, TagJob, write_identity
@@ -86,12 +87,24 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
         id_column=parameters.id_column,
         max_document_bytes=int(parameters.max_document_mb * 2**20),
     )
+    _refuse_store_in_corpus(parameters)
     shard_bytes = int((parameters.shard_mb or resolved.scope.shard_mb) * 2**20)
     corpus = plan_corpus(parameters.corpus, options, shard_bytes, progress=lambda line: stderr().print(line))
     features = fingerprint(resolved.features)
     encoder = resolved.features.encoder
     tagset = TaggerSet(resolved.taggers, encoder, resolved.watched).fingerprint(features)
     return TagPlan(parameters, resolved, corpus, features, tagset, fingerprint([corpus.id, tagset]))
+
+
+def _refuse_store_in_corpus(parameters: TagParameters) -> None:
+    corpus, store = absolute(parameters.corpus).rstrip("/"), absolute(parameters.store).rstrip("/")
+    folder = corpus.partition("*")[0].rpartition("/")[0] if "**" in corpus else corpus
+    if store == folder or store.startswith(f"{folder}/"):
+        raise AssayError(
+            "the store lies in the corpus, whose next reading would take the store's files for documents",
+            where=parameters.store,
+            hint="choose a folder beside the corpus",
+        )
 
 
 def open_store(uri: str) -> ObjectStore:
@@ -264,6 +277,8 @@ def summary_lines(report: TagReport) -> list[str]:
     if manifest.quarantine_reasons:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in manifest.quarantine_reasons.items())
         lines.append(f"quarantined: {reasons}")
+    if not manifest.rows_kept:
+        lines.append("no row is a document: do --text-column and --id-column name the right columns?")
     if manifest.undecided:
         lines.append("undecided: " + ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items()))
     if manifest.unreadable_shards:
@@ -343,6 +358,8 @@ class _Merged:
 
 def load_manifest(store: ObjectStore, run: str | None = None) -> TagManifest:
     """A finished run's manifest; without `run`, the store's only one. AssayError lists the runs otherwise."""
+    if not store.exists(STORE_MARKER):
+        raise AssayError("no Assay store here", where=store.root, hint="`assay tag CORPUS --store STORE` makes one")
     runs = list(list_runs(store))
     finished = [name for name, sealed in runs if sealed]
     if run is None and len(finished) == 1:

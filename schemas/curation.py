@@ -64,6 +64,7 @@ class SourceLineage(Model):
     encoder: str
     tagset: str
     shards: int
+    unreadable_shards: int = Field(description="shards that could not be read; nothing of them is in the dataset")
 
 
 class CurationManifest(Model):

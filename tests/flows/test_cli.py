@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from assay.flows.cli import OK, USAGE
+from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
@@ -51,7 +51,7 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["tag", "corpus", "--store", "s", "--workers", "0"], "greater than 0"),
         (["tag", "corpus", "--store", "s", "--workers", "two"], "two"),
         (["tag", "no-such-corpus", "--store", "s"], "no-such-corpus: no such file or folder"),
-        (["tag", ".", "--store", "s"], "no readable file was found"),
+        (["tag", ".", "--store", "../s"], "no readable file was found"),
         (["tag", ".", "--store", "s", "--scope", "embeded"], "did you mean 'embedded'?"),
         (["tag", ".", "--store", "s", "--scope", "none.yaml"], "none.yaml: can't read this file"),
         (["tag", ".", "--store", "s", "--taggers", "none.json"], "none.json: can't read tagger"),
@@ -59,7 +59,9 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["plan", "none.yaml"], "none.yaml: can't read this file"),
         (["curate", "none.yaml"], "none.yaml: can't read this file"),
         (["status", "no-store"], "no-store: no Assay store here"),
-        (["report", "no-store"], "no finished run in this store"),
+        (["report", "no-store"], "no Assay store here"),
+            (["tag", ".", "--store", "inner"], "the store lies in the corpus"),
+            (["tag", ".", "--store", "../s", "--device", "gpu"], "no such device: 'gpu'"),
         (["explain", "no-store", "doc"], "no-store: no Assay store here"),
     ],
 )  # fmt: skip
@@ -95,3 +97,17 @@ def test_the_published_suites_and_the_embedded_scope_are_listed(cli: Cli) -> Non
     table = cli("scopes")
     assert table.code == OK
     assert all(name in table.out for name in rows)
+
+
+def test_an_interrupted_command_says_that_the_same_command_continues(
+    tiny_scope: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    import assay.flows.tag
+
+    def interrupt(_parameters: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assay.flows.tag, "plan_tagging", interrupt)
+    ran = cli("tag", tmp_path / "corpus", "--store", tmp_path / "store", "--scope", tiny_scope)
+    assert ran.code == INTERRUPTED
+    assert "the same command continues" in ran.err

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assay.flows.cli import OK, USAGE
+from assay.flows.cli import FINDINGS, OK, USAGE
 from assay.flows.curate import curate, read_recipe
 from assay.flows.engine import run_flow
 from assay.schemas.curation import CurationManifest
@@ -174,7 +174,9 @@ def test_the_same_recipe_gives_the_same_bytes_and_a_second_run_writes_nothing(
     recipe, folder, _ = parquet_dataset
     first = hashes(folder)
     again = cli("curate", recipe)
-    assert again.code == OK
+    assert again.code == FINDINGS
+    assert "1 input shards could not be read" in again.out
+    assert "| 1 |\n" in (folder / "README.md").read_text()
     assert "(0 written now" in again.out
     assert hashes(folder) == first
     folder.rename(tmp_path / "first")

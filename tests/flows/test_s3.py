@@ -46,7 +46,7 @@ def test_a_corpus_on_s3_is_tagged_and_curated_on_s3_with_the_keys_from_the_envir
     recipe = tmp_path / "r.yaml"
     recipe.write_text(RECIPE.format(root=s3_env), "utf-8")
     curated = assay(tmp_path, "curate", recipe, "--workers", 1, env=environment)
-    assert curated.returncode == 0, curated.stderr
+    assert curated.returncode == FINDINGS, curated.stderr
     status = cli("status", f"{s3_env}/store", "--json")
     assert [run["finished"] for run in json.loads(status.out)] == [True]
     report = cli("report", f"{s3_env}/curated", "--json")
