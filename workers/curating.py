@@ -15,7 +15,7 @@ from assay.schemas.corpus import ReadOptions, Shard
 from assay.schemas.curation import OutputShard, Piece, Tally
 from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Recipe
-from assay.schemas.statistics import TagColumn, merge, shard_statistics
+from assay.schemas.statistics import TagColumn, shard_statistics
 from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
 from assay.workers.corpora.columns import parse_type
 from assay.workers.corpora.reading import Cursors
@@ -297,8 +297,3 @@ def tally(tags: pa.Table, mask: NDArray[np.bool_]) -> Tally:
         tokens=int(tags["n_tokens"].to_numpy()[mask].sum()),
         bytes=int(tags["n_bytes"].to_numpy()[mask].sum()),
     )
-
-
-def merge_statistics(old: pa.Table | None, new: pa.Table) -> pa.Table:
-    """Running total of statistics tables."""
-    return new if old is None else merge([old, new])
