@@ -31,11 +31,6 @@ def check_rules(rules: Sequence[Rule], columns: Sequence[TagColumn], *, where: s
                 raise AssayError(f"column {condition.column!r} holds {kind}", where=spot, hint=f"test it with {tests}")
 
 
-def columns_needed(rules: Sequence[Rule]) -> list[str]:
-    """The columns of the tags table that the rules read."""
-    return sorted({condition.column for rule in rules for condition in rule.drop_if})
-
-
 def first_match(rules: Sequence[Rule], tags: pa.Table) -> NDArray[np.int32]:
     """For each document the index of the rule that drops it, or KEPT."""
     decision = np.full(tags.num_rows, KEPT, np.int32)

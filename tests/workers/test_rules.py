@@ -5,10 +5,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Condition, Rule
 from assay.schemas.statistics import TagColumn
-from assay.workers.rules import KEPT, check_rules, columns_needed, first_match, match_counts
+from assay.workers.rules import KEPT, first_match, match_counts
 
 COLUMNS = (
     TagColumn(name="quality", axis="quality", kind="score"),
@@ -85,55 +84,3 @@ def test_an_empty_table_and_one_of_several_chunks_are_decided_too() -> None:
     assert dropped({"column": "quality", "below": 0.5}, tags=TAGS.slice(0, 0)) == []
     chunked = pa.concat_tables([TAGS, TAGS.slice(1), TAGS.slice(0, 0)])
     assert dropped({"column": "domain", "not_in": ("news",)}, tags=chunked) == [0, 3, 6]
-
-
-def test_the_rules_read_the_columns_that_they_name_once() -> None:
-    rules = [
-        rule("a", {"column": "quality", "below": 1}),
-        rule("b", *[{"column": c, "is_unknown": True} for c in "zq"]),
-    ]
-    assert columns_needed([*rules, rules[0]]) == ["q", "quality", "z"]
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [
-        {"column": "quality", "below": 0.5},
-        {"column": "domain", "not_in": ("a",)},
-        {"column": "domain_p", "above": 0.5},
-        {"column": "n_bytes", "above": 0.5},
-        {"column": "domain", "is_unknown": True},
-        {"column": "quality", "is_unknown": True},
-    ],
-    ids=str,
-)
-def test_a_rule_that_fits_the_tags_passes(condition: dict[str, Any]) -> None:
-    check_rules([rule("r", condition)], COLUMNS, where="recipe.yaml")
-
-
-def test_an_unknown_column_is_told_with_its_rule_and_its_nearest_match() -> None:
-    rules = [rule("fine", {"column": "quality", "below": 1}), rule("typo", {"column": "qualty", "below": 1})]
-    with pytest.raises(AssayError) as caught:
-        check_rules(rules, COLUMNS, where="recipe.yaml")
-    assert caught.value.where == "recipe.yaml: rule 'typo'"
-    assert caught.value.what == "unknown column 'qualty'"
-    assert caught.value.hint == (
-        "did you mean 'quality'? known: domain, domain_p, n_bytes, n_tokens, quality, tokens_seen"
-    )
-
-
-@pytest.mark.parametrize(
-    ("condition", "holds", "tests"),
-    [
-        ({"column": "domain", "below": 0.5}, "labels", "is_in, not_in"),
-        ({"column": "domain", "above": 0.5}, "labels", "is_in, not_in"),
-        ({"column": "quality", "is_in": ("good",)}, "numbers", "below, above"),
-        ({"column": "domain_p", "not_in": ("good",)}, "numbers", "below, above"),
-        ({"column": "n_tokens", "is_in": ()}, "numbers", "below, above"),
-    ],
-    ids=str,
-)
-def test_a_number_asked_of_a_label_or_the_reverse_is_refused(condition: dict[str, Any], holds: str, tests: str) -> None:
-    with pytest.raises(AssayError, match=f"column '{condition['column']}' holds {holds}") as caught:
-        check_rules([rule("r", condition)], COLUMNS, where="recipe.yaml")
-    assert tests in caught.value.hint
