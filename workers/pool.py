@@ -17,7 +17,6 @@ from assay.schemas.errors import AssayError, StorageError, printable
 
 log = logging.getLogger(__name__)
 
-_DEPTH = 2
 _START_FAILURES = 3
 _PATIENCE_S = 30
 
@@ -85,11 +84,10 @@ class WorkPool:
         self._make_worker = make_worker
         self._options = options
         self._todo: deque[Unit] = deque()
-        self._suspects: deque[Unit] = deque()
         self._attempts: dict[str, int] = {}
         self._starting: dict[Any, Any] = {}
-        self._queues: dict[Any, list[tuple[Any, Unit]]] = {}
-        self._exclusive: set[Any] = set()
+        self._idle: list[Any] = []
+        self._running: dict[Any, tuple[Any, Unit]] = {}
         self._start_failures = 0
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
@@ -99,7 +97,7 @@ class WorkPool:
         for _ in range(min(self._options.workers, len(units))):
             self._spawn()
         try:
-            while self._todo or self._suspects or any(self._queues.values()):
+            while self._todo or self._running:
                 self._assign()
                 for outcome in self._wait():
                     if outcome.error:
@@ -111,7 +109,7 @@ class WorkPool:
                         hint="what was committed is kept: mend the cause and run the same command again",
                     )
         finally:
-            for actor in [*self._queues, *self._starting.values()]:
+            for actor in [*self._idle, *(actor for actor, _ in self._running.values()), *self._starting.values()]:
                 ray.kill(actor)
 
     def _spawn(self) -> None:
@@ -120,40 +118,24 @@ class WorkPool:
         self._starting[actor.ready.remote()] = actor
 
     def _assign(self) -> None:
-        """Keeps each loaded actor's queue filled; a unit that may have killed an actor runs on one of its own."""
-        for actor, queue in self._queues.items():
-            if not queue:
-                self._exclusive.discard(actor)
-                if self._suspects:
-                    self._submit(actor, self._suspects.popleft())
-                    self._exclusive.add(actor)
-            while self._todo and len(queue) < _DEPTH and actor not in self._exclusive:
-                self._submit(actor, self._todo.popleft())
-
-    def _submit(self, actor: Any, unit: Unit) -> None:
-        attempt = uuid.uuid4().hex[:12]
-        self._queues[actor].append((actor.process.remote(unit, attempt), unit))
+        """Gives each idle actor one unit: none waits behind another, so whatever kills an actor is the unit it held."""
+        while self._idle and self._todo:
+            actor, unit = self._idle.pop(), self._todo.popleft()
+            self._running[actor.process.remote(unit, uuid.uuid4().hex[:12])] = actor, unit
 
     def _wait(self) -> Iterator[Outcome]:
-        running = {queue[0][0]: actor for actor, queue in self._queues.items() if queue}
-        ready, _ = ray.wait([*running, *self._starting], num_returns=1, timeout=_PATIENCE_S)
-        if not ready and not running:
+        ready, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=_PATIENCE_S)
+        if not ready and not self._running:
             options = self._options
             log.warning("no worker has started yet; each needs %s CPUs and %s GPUs", options.cpus, options.gpus)
         for ref in ready:
             if ref in self._starting:
                 self._started(ref)
                 continue
-            actor = running[ref]
-            _, unit = self._queues[actor].pop(0)
+            actor, unit = self._running.pop(ref)
             try:
-                yield Outcome(unit, ray.get(ref), "")
-            except RayTaskError as e:
-                yield from self._retry(unit, e.cause if isinstance(e.cause, Exception) else e)
+                receipt = ray.get(ref)
             except RayActorError as e:
-                behind = [waiting for _, waiting in self._queues.pop(actor)]
-                self._exclusive.discard(actor)
-                self._todo.extendleft(reversed(behind))
                 ray.kill(actor)
                 preempted = isinstance(e, ActorDiedError) and e.preempted
                 log.warning("a worker died on %s%s", unit.id, " (preempted)" if preempted else "")
@@ -161,9 +143,19 @@ class WorkPool:
                 if preempted:
                     self._todo.appendleft(unit)
                 else:
-                    yield from self._retry(unit, e, alone=True)
+                    yield from self._retry(unit, e)
+                continue
+            except RayTaskError as e:
+                failure: Exception | None = e.cause if isinstance(e.cause, Exception) else e
             except RayError as e:  # an argument or a result was lost on its way
-                yield from self._retry(unit, e)
+                failure = e
+            else:
+                failure = None
+            self._idle.append(actor)
+            if failure is None:
+                yield Outcome(unit, receipt, "")
+            else:
+                yield from self._retry(unit, failure)
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -182,13 +174,13 @@ class WorkPool:
             self._spawn()
         else:
             self._start_failures = 0
-            self._queues[actor] = []
+            self._idle.append(actor)
 
-    def _retry(self, unit: Unit, error: Exception, *, alone: bool = False) -> Iterator[Outcome]:
+    def _retry(self, unit: Unit, error: Exception) -> Iterator[Outcome]:
         attempts = self._attempts[unit.id] = self._attempts.get(unit.id, 0) + 1
         mendable = not isinstance(error, AssayError) or isinstance(error, StorageError)
         if mendable and attempts < self._options.attempts:
-            (self._suspects if alone else self._todo).append(unit)
+            self._todo.append(unit)
             log.warning("%s failed (attempt %d): %s", unit.id, attempts, printable(error))
             return
         text = str(error) if isinstance(error, AssayError) else f"{type(error).__name__}: {printable(error, 600)}"
