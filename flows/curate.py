@@ -43,7 +43,7 @@ from assay.workers.curating import (
     TaggedShard,
     output_schema,
 )
-from assay.workers.feature_table import ParquetBuffer
+from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.rules import check_rules
 from assay.workers.session import ray_session
@@ -257,7 +257,9 @@ def seal_dataset(preview: Preview) -> CurationManifest:
             hint="this is a defect; the dataset has no manifest and should not be used",
         )
     statistics = {
-        name: output.create_named(f"{CONTROL}/statistics", name, ".parquet", *_parquet(table), attempt=attempt)
+        name: output.create_named(
+            f"{CONTROL}/statistics", name, ".parquet", parquet_bytes(table), table.num_rows, attempt=attempt
+        )
         for name, table in (("kept", preview.kept_statistics), ("dropped", preview.dropped_statistics))
     }
     schema = output_schema(job)
@@ -316,12 +318,6 @@ def curation_lines(report: CurateReport) -> list[str]:
 def unreadable_shards(manifest: CurationManifest) -> int:
     """Input shards whose rows are not known and not counted anywhere."""
     return sum(source.unreadable_shards for source in manifest.sources)
-
-
-def _parquet(table: pa.Table) -> tuple[bytes, int]:
-    buffer = ParquetBuffer(table.schema)
-    buffer.write(table)
-    return buffer.finish(), table.num_rows
 
 
 def _dropped(commits: list[ShardCommit]) -> Iterator[StoredObject]:

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from assay.flows.report import read_taggers
-from assay.flows.status import open_existing
 from assay.flows.tag import load_manifest
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
@@ -66,7 +65,7 @@ class Explanation(Model):
 
 def explain(store_uri: str, doc_id: str, *, run: str | None = None, device: str | None = None) -> list[Explanation]:
     """An explanation for each document with that id (ids repeat only across shards); AssayError if there is none."""
-    store = open_existing(store_uri)
+    store = ObjectStore(store_uri)
     manifest = load_manifest(store, run)
     found = list(_find(store, manifest, doc_id))
     if not found:

@@ -128,9 +128,11 @@ def _sample(plan: TagPlan) -> list[str]:
 def _measure(plan: TagPlan, texts: Sequence[str]) -> tuple[float, float]:
     """(tokens a document, tokens a second of one worker); the speed is timed on evenly chosen texts."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads_per_worker(plan))
     try:
-        runtime = Runtime(plan.resolved.scope, device=plan.resolved.device, watched=plan.resolved.watched)
+        resolved = plan.resolved
+        runtime = Runtime(
+            resolved.scope, device=resolved.device, watched=resolved.watched, threads=threads_per_worker(plan)
+        )
         tokens = sum(map(len, runtime.tokenizer.encode(texts)))
         share = sum(map(len, texts)) // _TIMED_CHARACTERS + 1
         runtime.features(texts[:1])

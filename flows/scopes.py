@@ -66,7 +66,7 @@ def resolve_scope(
     """
     import torch
 
-    from assay.sae_runtime.runtime import identify
+    from assay.sae_runtime.scope_files import identify
 
     scope = load_scope(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,10 +76,8 @@ def resolve_scope(
         raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
     default = default_taggers(scope)
     encoder = identify(scope, device)
-    features = FeaturesIdentity(
-        encoder=fingerprint(encoder),
-        top_m=scope.top_m,
-        watched=tuple(sorted({(f.layer, f.feature) for t in default for f in t.features})),
-        batch_tokens=scope.batch_tokens,
-    )
+    # What was measured here holds for every worker of the run: a corpus has features of one type.
+    scope = scope.model_copy(update={"dtype": encoder.dtype})
+    watched = [(f.layer, f.feature) for t in default for f in t.features]
+    features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)

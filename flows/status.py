@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from assay.flows.tag import STORE_MARKER, list_runs
+from assay.flows.tag import list_runs, require_store
 from assay.schemas.base import Model
 from assay.schemas.corpus import CorpusPlan
-from assay.schemas.errors import AssayError
 from assay.schemas.store import RunRecord, TagManifest, run_prefix, tags_prefix
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
@@ -26,17 +25,10 @@ class RunStatus(Model):
     unreadable_shards: int = 0
 
 
-def open_existing(uri: str) -> ObjectStore:
-    """The store at `uri`; AssayError if there is none."""
-    store = ObjectStore(uri)
-    if not store.exists(STORE_MARKER):
-        raise AssayError("no Assay store here", where=uri, hint="`assay tag CORPUS --store STORE` makes one")
-    return store
-
-
 def store_status(uri: str) -> list[RunStatus]:
     """The status of every run in the store at `uri`, by run id."""
-    store = open_existing(uri)
+    store = ObjectStore(uri)
+    require_store(store)
     committed: dict[str, set[str]] = {}
     for prefix in {key.split("/")[1] for key in store.list("tags")}:
         committed[prefix] = CommitLog(store, tags_prefix(prefix)).committed()

@@ -33,7 +33,7 @@ from assay.schemas.store import (
 )
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.corpora.planning import plan_corpus
-from assay.workers.feature_table import ParquetBuffer, iter_parquet
+from assay.workers.feature_table import iter_parquet, parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
@@ -313,7 +313,7 @@ def pool_options(plan: TagPlan, shards: int, gpus: int) -> PoolOptions:
 
 def threads_per_worker(plan: TagPlan) -> int:
     """One where the backbone is small, so that each core has its own actor; all cores for a large one."""
-    from assay.sae_runtime.runtime import locate
+    from assay.sae_runtime.scope_files import locate
 
     if plan.parameters.threads:
         return plan.parameters.threads
@@ -351,15 +351,18 @@ class _Merged:
 
     def parquet(self) -> tuple[bytes, int]:
         table = merge(self._tables)
-        buffer = ParquetBuffer(table.schema)
-        buffer.write(table)
-        return buffer.finish(), table.num_rows
+        return parquet_bytes(table), table.num_rows
+
+
+def require_store(store: ObjectStore) -> None:
+    """AssayError unless this is a store that tagging has made."""
+    if not store.exists(STORE_MARKER):
+        raise AssayError("no Assay store here", where=store.root, hint="`assay tag CORPUS --store STORE` makes one")
 
 
 def load_manifest(store: ObjectStore, run: str | None = None) -> TagManifest:
     """A finished run's manifest; without `run`, the store's only one. AssayError lists the runs otherwise."""
-    if not store.exists(STORE_MARKER):
-        raise AssayError("no Assay store here", where=store.root, hint="`assay tag CORPUS --store STORE` makes one")
+    require_store(store)
     runs = list(list_runs(store))
     finished = [name for name, sealed in runs if sealed]
     if run is None and len(finished) == 1:

@@ -1,7 +1,10 @@
 """The truncated backbone: a Qwen3-family trunk up to the deepest hooked layer, without head, vision or MTP weights."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, printable
 
 # The text model of each family: loads from a ForCausalLM checkpoint and from a multimodal wrapper's alike.
 _TRUNKS = {
@@ -25,9 +28,15 @@ _TRUNKS = {
 class Backbone:
     """Gives the residual stream after chosen decoder layers (resid_post), as a hook on the whole model would."""
 
-    def __init__(self, folder: Path, layers: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> None:
-        """Reads only layers 0..max(layers) of the checkpoint in `folder`; AssayError if it isn't of a known family."""
-        config = _read_config(folder)
+    def __init__(
+        self, folder: Path, layers: Sequence[int], *, dtype: torch.dtype, device: torch.device, fuse: bool = False
+    ) -> None:
+        """Reads only layers 0..max(layers) of the checkpoint in `folder`; AssayError if it isn't of a known family.
+
+        `fuse` compiles the decoder layers, one graph for all that are alike: it fuses norms, rotary embedding and
+        gated MLPs, and takes up to a minute at the first batch.
+        """
+        config = read_config(folder)
         text = config.get_text_config()
         if max(layers) >= text.num_hidden_layers:
             raise AssayError(
@@ -35,23 +44,31 @@ class Backbone:
                 where=str(folder),
             )
         trunk_class = getattr(transformers, _TRUNKS[config.model_type])
-        with _quiet_loading():
+        with _quiet_loading(), _trunk_view(folder, max(layers)) as view:
             try:
                 model, info = trunk_class.from_pretrained(
-                    folder,
+                    view,
                     num_hidden_layers=max(layers) + 1,
                     dtype=dtype,
                     output_loading_info=True,
                     local_files_only=True,
                     use_safetensors=True,
                 )
-            except (OSError, RuntimeError, ValueError, KeyError) as e:
-                raise AssayError(f"can't load the backbone: {e}", where=str(folder)) from e
+            except Exception as e:
+                raise AssayError(
+                    f"can't load the backbone: {type(e).__name__}: {printable(e, 400)}",
+                    where=str(folder),
+                    hint="a damaged or incomplete download? fetch the checkpoint again",
+                ) from e
         missing = [key for key in info["missing_keys"] if not key.startswith("norm.")]
         if missing:
             raise AssayError(f"the checkpoint lacks {len(missing)} tensors, e.g. {missing[0]}", where=str(folder))
         # The trunk's own final norm would be applied to the truncated output; nobody reads it.
         model.norm = nn.Identity()
+        if fuse:
+            for layer in model.layers:
+                # The forward alone, so that hooks stay outside the graph.
+                layer.forward = torch.compile(layer.forward, dynamic=True)
         self.model: nn.Module = model.eval().requires_grad_(False).to(device)
         self.layers = tuple(layers)
         self.d_model: int = text.hidden_size
@@ -59,33 +76,78 @@ class Backbone:
         self.device = device
 
     @torch.inference_mode()
-    def residuals(self, ids_BT: Tensor) -> dict[int, Tensor]:
-        """Layer -> hidden_BTD for right-padded token ids.
+    def run(self, ids_BT: Tensor, sink: Callable[[int, Tensor], None]) -> None:
+        """Calls sink(layer, hidden_BTD) for each hooked layer as it is reached; no residual is kept after the call.
 
         No attention mask is passed: the trunk is causal, so padding on the right can't reach a real token, and the
         caller drops the padded positions.
         """
-        hidden: dict[int, Tensor] = {}
         with contextlib.ExitStack() as hooks:
             for layer in self.layers:
-                hooks.enter_context(self._hook(layer, hidden))
+                hooks.enter_context(self._hook(layer, sink))
             self.model(input_ids=ids_BT.to(self.device), use_cache=False)
+
+    def residuals(self, ids_BT: Tensor) -> dict[int, Tensor]:
+        """Layer -> hidden_BTD for right-padded token ids."""
+        hidden: dict[int, Tensor] = {}
+        self.run(ids_BT, hidden.__setitem__)
         return hidden
 
     @contextlib.contextmanager
-    def _hook(self, layer: int, into: dict[int, Tensor]) -> Iterator[None]:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            into[layer] = output[0] if isinstance(output, tuple) else output
+    def _hook(self, layer: int, sink: Callable[[int, Tensor], None]) -> Iterator[None]:
+        def pass_on(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            sink(layer, output[0] if isinstance(output, tuple) else output)
 
         layers: Any = self.model.layers
-        handle = layers[layer].register_forward_hook(keep)
+        handle = layers[layer].register_forward_hook(pass_on)
         try:
             yield
         finally:
             handle.remove()
 
 
-def _read_config(folder: Path) -> Any:
+def trunk_shards(index: Path, deepest: int) -> dict[str, str]:
+    """Tensor -> shard file, for the tensors of layers 0..deepest and the embedding in a *.safetensors.index.json."""
+    try:
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        return {key: _plain_name(shard) for key, shard in weight_map.items() if _in_trunk(key, deepest)}
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise AssayError("not a safetensors index", where=str(index), hint="fetch the checkpoint again") from e
+
+
+def _plain_name(name: str) -> str:
+    if Path(name).name != name:
+        raise ValueError(name)
+    return name
+
+
+def _in_trunk(key: str, deepest: int) -> bool:
+    if key.startswith(("mtp.", "model.visual.", "visual.")):
+        return False
+    layer = re.search(r"(?:^|\.)layers\.(\d+)\.", key)
+    return int(layer[1]) <= deepest if layer else "embed_tokens" in key
+
+
+@contextlib.contextmanager
+def _trunk_view(folder: Path, deepest: int) -> Iterator[Path]:
+    """The checkpoint as if it had been saved without the tensors that aren't needed, so that their files may lack."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        yield folder
+        return
+    needed = trunk_shards(index, deepest)
+    with tempfile.TemporaryDirectory(prefix="assay-trunk-") as name:
+        view = Path(name)
+        (view / index.name).write_text(json.dumps({"metadata": {}, "weight_map": needed}), "utf-8")
+        for file in ["config.json", *sorted(set(needed.values()))]:
+            if not (folder / file).is_file():
+                raise AssayError(f"the checkpoint lacks {file}", where=str(folder), hint="fetch it again")
+            (view / file).symlink_to((folder / file).resolve())
+        yield view
+
+
+def read_config(folder: Path) -> Any:
+    """The checkpoint's configuration; AssayError if it can't be read or isn't of a known family."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as e:

@@ -20,11 +20,13 @@ class SparseFeatures:
     ids: NDArray[np.int32]
     max: NDArray[np.float32]
     mean: NDArray[np.float32]
-    """sum over counted tokens / counted tokens"""
+    """sum over counted tokens / counted tokens (the document's tokens_seen less its outliers)"""
     count: NDArray[np.int32]
     """counted tokens on which the feature is active"""
     floor: NDArray[np.float32]
     """one a document: a feature that isn't stored has a max at or below this (0: none was left out)"""
+    outliers: NDArray[np.int32]
+    """one a document: tokens left out at this layer for the norm of their residual"""
 
 
 class DocumentPooler:
@@ -35,15 +37,10 @@ class DocumentPooler:
         self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._loose = 0
 
-    def add(self, documents_T: Tensor, acts_TK: Tensor, ids_TK: Tensor) -> None:
-        """Takes the counted tokens of a batch: documents_T names each token's document."""
-        active = acts_TK > 0
-        keys = (documents_T[:, None] * self.d_sae + ids_TK)[active]
-        acts = acts_TK[active]
-        self._push(keys, acts, acts.double(), torch.ones_like(keys))
-
-    def _push(self, keys: Tensor, maxima: Tensor, sums: Tensor, counts: Tensor) -> None:
-        self._parts.append(_reduce(keys, maxima, sums, counts))
+    def add(self, document_A: Tensor, ids_A: Tensor, acts_A: Tensor) -> None:
+        """Takes active features of counted tokens, with the document of each."""
+        keys = document_A * self.d_sae + ids_A
+        self._parts.append(_reduce(keys, acts_A, acts_A.double(), torch.ones_like(keys)))
         self._loose += len(self._parts[-1][0])
         if len(self._parts) > 1 and self._loose > _COMPACT_AT:
             self._compact()
@@ -54,13 +51,16 @@ class DocumentPooler:
         # Counting from here on only what comes in keeps a huge document from being reduced again at each batch.
         self._loose = 0
 
-    def finish(self, counted_N: NDArray[np.int64], top_m: int, watched: Sequence[int]) -> SparseFeatures:
-        """The features of documents 0..N-1: the top_m largest by max (ties: lowest id) and every watched one."""
+    def finish(
+        self, seen_N: NDArray[np.int64], outliers_N: NDArray[np.int64], top_m: int, watched: Sequence[int]
+    ) -> SparseFeatures:
+        """The features of documents 0..N-1: the top_m largest by max (ties: lowest id) and every watched one.
+
+        `seen_N` counts each document's tokens, of which `outliers_N` were left out.
+        """
+        counted_N = seen_N - outliers_N
         if not self._parts:
-            empty = np.zeros(len(counted_N), np.float32)
-            none = np.zeros(0, np.int32)
-            offsets = np.zeros(len(counted_N) + 1, np.int64)
-            return SparseFeatures(offsets, none, none.astype(np.float32), none.astype(np.float32), none, empty)
+            self.add(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0))
         self._compact()
         keys, maxima, sums, counts = (column.cpu().numpy() for column in self._parts[0])
         documents, ids = np.divmod(keys, self.d_sae)
@@ -79,6 +79,7 @@ class DocumentPooler:
             mean=round_significand(means[kept]),
             count=counts[kept].astype(np.int32),
             floor=floor,
+            outliers=outliers_N.astype(np.int32),
         )
 
 

@@ -1,26 +1,31 @@
-"""Where weights lie: the embedded model, a folder, or a Hub repository; and the hashes that pin them."""
+"""Where a scope's weights lie: the embedded model, a folder, or a Hub repository; only what is needed is fetched."""
 
-import hashlib
-import json
 import re
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 
+from assay.sae_runtime.backbone import trunk_shards
+from assay.sae_runtime.sae_files import hub_patterns
+from assay.sae_runtime.suites import suite_of
 from assay.schemas.errors import AssayError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 _REPO_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
-_BACKBONE_FILES = ["config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
+_INDEX = "model.safetensors.index.json"
 
 
-def backbone_folder(name: str, revision: str | None) -> Path:
-    """The local folder with config.json, tokenizer.json and safetensors of `name`, fetched from the Hub if need be.
+def backbone_folder(name: str, revision: str | None, deepest: int) -> Path:
+    """The local folder of the backbone `name`, with at least what layers 0..deepest need; fetched if need be.
 
     Raises AssayError when there is no such folder and the Hub can't supply it.
     """
     folder = EMBEDDED if name == "embedded" else Path(name)
     if not folder.is_dir():
-        folder = _from_hub(name, revision, _BACKBONE_FILES, "backbone")
+        small = ["config.json", "tokenizer.json", _INDEX]
+        folder = _from_hub(name, revision, small, "backbone")
+        index = folder / _INDEX
+        shards = sorted(set(trunk_shards(index, deepest).values())) if index.is_file() else ["*.safetensors"]
+        folder = _from_hub(name, revision, [*small, *shards], "backbone")
     for needed in ("config.json", "tokenizer.json"):
         if not (folder / needed).is_file():
             raise AssayError(
@@ -37,43 +42,45 @@ def backbone_folder(name: str, revision: str | None) -> Path:
     return folder
 
 
-def sae_file(name: str, revision: str | None, layer: int) -> Path:
-    """The local path of layer{layer}.sae.pt in SAE suite `name`; AssayError lists the layers that exist."""
+def backbone_files(folder: Path, deepest: int) -> list[Path]:
+    """The files that decide a residual at layer `deepest`: configuration, tokenizer and the safetensors needed."""
+    index = folder / _INDEX
+    if index.is_file():
+        weights = [folder / shard for shard in sorted(set(trunk_shards(index, deepest).values()))]
+    else:
+        weights = sorted(folder.glob("*.safetensors"))
+    files = [folder / "config.json", folder / "tokenizer.json", *weights]
+    for file in files:
+        if not file.is_file():
+            raise AssayError(f"the checkpoint lacks {file.name}", where=str(folder), hint="fetch it again")
+    return files
+
+
+def sae_folder(name: str, revision: str | None, layers: Sequence[int]) -> Path:
+    """The local folder of the SAEs `name`, with at least these layers if they come from the Hub."""
     folder = EMBEDDED / "saes" if name == "embedded" else Path(name)
-    if not folder.is_dir():
-        folder = _from_hub(name, revision, [f"layer{layer}.sae.pt", "*.json"], "SAE")
-    path = folder / f"layer{layer}.sae.pt"
-    if not path.is_file():
-        there = sorted(int(m[1]) for p in folder.iterdir() if (m := re.fullmatch(r"layer(\d+)\.sae\.pt", p.name)))
+    if folder.is_dir():
+        return folder
+    patterns = [pattern for layer in layers for pattern in hub_patterns(layer)]
+    return _from_hub(name, revision, list(dict.fromkeys(patterns)), "SAE")
+
+
+def refuse_strangers(sae: str, *, folder: str, model_type: str, layers: int, d_model: int) -> None:
+    """Raises AssayError where a published SAE suite is put on another kind of backbone than its own.
+
+    Two backbones can have one width (Qwen3-1.7B and Qwen3.5-2B both have 2048), so that shapes alone don't tell.
+    Post-trained variants of the right backbone pass.
+    """
+    suite = suite_of(sae)
+    if suite is None:
+        return
+    family = model_type.removesuffix("_text")
+    if (family, layers, d_model) != (suite.family, suite.layers, suite.d_model):
         raise AssayError(
-            f"no SAE for layer {layer}", where=str(folder), hint=f"layers with an SAE here: {there or 'none'}"
+            f"the SAEs of {sae} belong to {suite.backbone} ({suite.family}, {suite.layers} layers of {suite.d_model})",
+            where=folder,
+            hint=f"this backbone is {family} with {layers} layers of {d_model}; `assay scopes` lists the pairs",
         )
-    return path
-
-
-def suite_k(name: str, path: Path) -> int | None:
-    """Active features a token, from config.json beside the SAE file or from the suite's name (...-L0_50)."""
-    config = path.parent / "config.json"
-    if config.is_file():
-        try:
-            k = json.loads(config.read_text("utf-8")).get("k")
-        except (ValueError, AttributeError) as e:
-            raise AssayError("not a JSON object", where=str(config)) from e
-        if k is not None:
-            return int(k)
-    named = re.search(r"L0_(\d+)", name)
-    return int(named[1]) if named else None
-
-
-def hashes(files: list[Path]) -> dict[str, str]:
-    """File name -> SHA-256, for files with distinct names."""
-    return {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
-
-
-@lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _from_hub(name: str, revision: str | None, patterns: list[str], kind: str) -> Path:

@@ -1,5 +1,6 @@
 """A scope: what turns a document into features."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,21 +14,33 @@ class Scope(Model):
     name: str = Field(min_length=1)
     backbone: str = Field(description="'embedded', a folder with a transformers checkpoint, or a Hub id")
     backbone_revision: str | None = Field(None, description="Hub commit, branch or tag")
-    sae: str = Field(description="'embedded', a folder with layer{n}.sae.pt files, or a Hub id")
+    sae: str = Field(
+        description="'embedded', a folder with SAEs in Qwen-Scope's, SAELens' or sparsify's layout, or a Hub id"
+    )
     sae_revision: str | None = Field(None, description="Hub commit, branch or tag")
     layers: tuple[int, ...] = Field(min_length=1, description="0-based decoder layers whose output is encoded")
     k: int | None = Field(
-        None, gt=0, description="active features a token; by default what the SAE's config.json or repo name says"
+        None, gt=0, description="active features a token of a top-k SAE; by default what its config or repo name says"
     )
     window: int = Field(1024, ge=8, description="tokens in one forward pass; longer documents are windowed")
     overlap: int = Field(128, ge=1, description="tokens of left context that a later window repeats, uncounted")
+    max_tokens: int | None = Field(
+        None, gt=0, description="tokens read of a document; later ones count in n_tokens and aren't seen"
+    )
     mask_first: bool = Field(True, description="leave out position 0, an attention sink outside the SAE's training")
     norm_outlier: float | None = Field(
         10.0, gt=1, description="leave out tokens whose residual norm exceeds this many medians of their window"
     )
     top_m: int = Field(256, gt=0, description="features kept a document and layer, by max; watched ones are kept too")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the backbone; auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto",
+        description="of the backbone; auto: bfloat16 on a GPU, and on a CPU whichever a short measurement finds faster",
+    )
+    exact: bool = Field(
+        False, description="float32 products in the encoder, where the default takes float16 weights (on a GPU)"
+    )
+    compile: bool = Field(
+        False, description="fuse the backbone's elementwise work with torch.compile: a slower start, then faster"
     )
     batch_tokens: int = Field(4096, gt=0, description="padded tokens in one forward pass; decides rounding")
     shard_mb: float = Field(16.0, gt=0, description="default shard size, MB of text: some minutes of work")
@@ -49,14 +62,17 @@ class EncoderIdentity(Model):
 
     files: dict[str, str] = Field(description="weights, config and tokenizer files -> sha256")
     layers: tuple[int, ...]
-    k: int
+    activation: Literal["topk", "jumprelu"] = Field(description="topk, or a threshold for each feature")
+    k: int | None = Field(description="active features a token; null where thresholds decide")
     d_model: int
     d_sae: int
     window: int
     overlap: int
+    max_tokens: int | None
     mask_first: bool
     norm_outlier: float | None
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Literal["float32", "bfloat16"] = Field(description="of the backbone")
+    encoder_dtype: Literal["float32", "float16"] = Field(description="of W_enc")
 
 
 class FeaturesIdentity(Model):
@@ -66,4 +82,16 @@ class FeaturesIdentity(Model):
     top_m: int
     watched: tuple[tuple[int, int], ...] = Field(description="(layer, feature) pairs that are always kept")
     batch_tokens: int
-    format: Literal["assay.features/1"] = "assay.features/1"
+    compile: bool
+    format: Literal["assay.features/2"] = "assay.features/2"
+
+    @classmethod
+    def of(cls, scope: Scope, encoder: str, watched: Iterable[tuple[int, int]]) -> "FeaturesIdentity":
+        """What `scope` decides about a features shard, given its encoder's fingerprint and the watched features."""
+        return cls(
+            encoder=encoder,
+            top_m=scope.top_m,
+            watched=tuple(sorted(set(watched))),
+            batch_tokens=scope.batch_tokens,
+            compile=scope.compile,
+        )

@@ -381,3 +381,9 @@ def test_the_snippets_run(written: Written, number: int, monkeypatch: pytest.Mon
     assert len(snippets) == 3
     monkeypatch.chdir(written.folder)
     exec(compile(snippets[number], f"docs/data-format.md snippet {number}", "exec"), {})
+
+
+def test_the_runtime_runs_alone_as_its_page_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (DOCS / "runtime.md").read_text("utf-8"), flags=re.S)
+    exec(compile(snippet, "docs/runtime.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2

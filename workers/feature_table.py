@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from assay.sae_runtime.runtime import ChunkFeatures
 
-_PER_LAYER = {"ids": pa.int32(), "max": pa.float32(), "mean": pa.float32(), "count": pa.int32()}
+_PER_FEATURE = {"ids": pa.int32(), "max": pa.float32(), "mean": pa.float32(), "count": pa.int32()}
+_PER_DOCUMENT = {"floor": pa.float32(), "outliers": pa.int32()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def features_schema(layers: Sequence[int]) -> pa.Schema:
         pa.field("tokens_seen", pa.int32(), nullable=False),
     ]
     for layer in layers:
-        fields += [pa.field(f"l{layer}_{name}", pa.list_(kind), nullable=False) for name, kind in _PER_LAYER.items()]
-        fields.append(pa.field(f"l{layer}_floor", pa.float32(), nullable=False))
+        fields += [pa.field(f"l{layer}_{name}", pa.list_(kind), nullable=False) for name, kind in _PER_FEATURE.items()]
+        fields += [pa.field(f"l{layer}_{name}", kind, nullable=False) for name, kind in _PER_DOCUMENT.items()]
     return pa.schema(fields)
 
 
@@ -56,9 +57,9 @@ def features_table(
     }
     for layer, sparse in features.layers.items():
         offsets = pa.array(sparse.offsets.astype(np.int32))
-        for name in _PER_LAYER:
+        for name in _PER_FEATURE:
             columns[f"l{layer}_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(getattr(sparse, name)))
-        columns[f"l{layer}_floor"] = pa.array(sparse.floor)
+        columns |= {f"l{layer}_{name}": pa.array(getattr(sparse, name)) for name in _PER_DOCUMENT}
     return pa.Table.from_pydict(columns, schema=features_schema(list(features.layers)))
 
 
@@ -116,6 +117,13 @@ class ParquetBuffer:
         """The whole file."""
         self._writer.close()
         return self._buffer.getvalue()
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file of one row group."""
+    buffer = ParquetBuffer(table.schema)
+    buffer.write(table)
+    return buffer.finish()
 
 
 def iter_parquet(source: pa.NativeFile, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

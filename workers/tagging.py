@@ -18,7 +18,7 @@ from assay.schemas.statistics import merge, shard_statistics
 from assay.schemas.store import ShardCommit, StoredObject, features_prefix, tags_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.corpora.reading import BadRecord, BadShard, ColumnTypes, Cursors, Document, read_documents
-from assay.workers.feature_table import ParquetBuffer, features_schema, features_table, iter_parquet
+from assay.workers.feature_table import ParquetBuffer, features_schema, features_table, iter_parquet, parquet_bytes
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
@@ -44,12 +44,9 @@ class ShardTagger:
 
     def __init__(self, job: TagJob) -> None:
         """Loads the scope; AssayError if its weights or the taggers don't fit."""
-        import torch
-
-        torch.set_num_threads(job.threads)
         os.environ["RAYON_NUM_THREADS"] = str(job.threads)
         self._job = job
-        self._runtime = Runtime(job.scope, device=job.device, watched=job.watched)
+        self._runtime = Runtime(job.scope, device=job.device, watched=job.watched, threads=job.threads)
         self._store = ObjectStore(job.store)
         self._taggers = TaggerSet(job.taggers, self._runtime.encoder_fingerprint, job.watched)
         self.features_fingerprint = self._runtime.features_fingerprint
@@ -234,9 +231,7 @@ class _Tags:
     def statistics(self) -> tuple[bytes, int]:
         """The merged statistics as Parquet, and their number of rows."""
         table = merge(self._statistics)
-        buffer = ParquetBuffer(table.schema)
-        buffer.write(table)
-        return buffer.finish(), table.num_rows
+        return parquet_bytes(table), table.num_rows
 
     def _layers(self) -> list[int]:
         return sorted({f.layer for t in self._taggers.taggers for f in t.features})

@@ -1,210 +1,175 @@
-"""The runtime against an independent reference: plain transformers, one document at a time, dense encode."""
+"""What a runtime is made of: its identity, its files, and the errors of those that don't belong together."""
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+import tokenizers
 import torch
-import transformers
 
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.errors import AssayError
 from assay.schemas.scope import Scope
-from tests.checkpoints import D_MODEL, FAMILIES, LAYERS, save_checkpoint, save_saes
+from tests.checkpoints import D_MODEL, VOCAB, save_checkpoint, save_saes
+from tests.sae_runtime.conftest import Checkpoint
+from tests.sae_runtime.tiny import TEXTS, tiny_scope
 
-TEXTS = [
-    "the quick brown fox",
-    "a",
-    "ab",
-    "",
-    "the lazy dog " * 40,
-    "naïve café 漢字 🙂🙃 שלום <|endoftext|> \x00 end",
-    "jumps over the cat and the dog " * 9,
-]
-SAE_LAYERS = [1, LAYERS - 1]
+SAE_LAYERS = (1, 3)
 
 
-def reference(model, sae, tokenizer, text: str, layer: int, k: int) -> dict[int, tuple[float, float, int]]:
-    """Feature -> (max, sum, count) over positions 1.. of one document, from a hook on the whole model."""
-    ids = tokenizer.encode(text)
-    if len(ids) < 2:
-        return {}
-    kept = []
-    text_model = getattr(model.model, "language_model", model.model)
-    handle = text_model.layers[layer].register_forward_hook(lambda _m, _i, out: kept.append(out))
-    with torch.no_grad():
-        model(input_ids=torch.tensor([ids]))
-    handle.remove()
-    hidden = (kept[0][0] if isinstance(kept[0], tuple) else kept[0])[0]
-    pre = torch.relu(hidden @ sae["W_enc"].T + sae["b_enc"])
-    values, indices = torch.topk(pre, k, dim=-1)
-    dense = torch.zeros_like(pre).scatter_(1, indices, values)[1:]
-    active = (dense > 0).sum(0)
-    return {int(f): (float(dense[:, f].max()), float(dense[:, f].sum()), int(active[f])) for f in active.nonzero()}
+@pytest.fixture
+def folder(tmp_path: Path, qwen3: Checkpoint) -> Path:
+    """A checkpoint with SAEs for two layers, which a test may spoil."""
+    save_checkpoint(tmp_path / "model", "qwen3")
+    save_saes(tmp_path / "saes", SAE_LAYERS)
+    return tmp_path
 
 
-def make_scope(tmp_path: Path, **changes) -> Scope:
-    values = {
-        "name": "test",
-        "backbone": str(tmp_path / "model"),
-        "sae": str(tmp_path / "saes"),
-        "layers": SAE_LAYERS,
-        "norm_outlier": None,
-        "top_m": 100_000,
-        "batch_tokens": 512,
-    }
-    return Scope(**(values | changes))
+def load(folder: Path, **changes: object) -> Runtime:
+    return Runtime(tiny_scope(folder, **({"layers": SAE_LAYERS} | changes)), device="cpu", threads=1)
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["single-file", "sharded"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_features_equal_plain_transformers_with_hooks(tmp_path: Path, family: str, sharded: bool) -> None:
-    model = save_checkpoint(tmp_path / "model", family, sharded=sharded)
-    saes = save_saes(tmp_path / "saes", SAE_LAYERS)
-    runtime = Runtime(make_scope(tmp_path), device="cpu")
-    assert len(runtime.backbone.model.layers) == LAYERS
-    got = runtime.features(TEXTS)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(tmp_path / "model" / "tokenizer.json"), split_special_tokens=True
+# Identity
+
+
+def test_the_same_files_and_settings_have_one_fingerprint_wherever_they_lie(folder: Path, qwen3: Checkpoint) -> None:
+    moved = folder / "moved"
+    moved.mkdir()
+    for name in ("model", "saes"):
+        (moved / name).symlink_to(folder / name)
+    first, again, elsewhere = load(folder), load(folder), load(moved)
+    assert first.features_fingerprint == again.features_fingerprint == elsewhere.features_fingerprint
+    assert first.encoder_fingerprint == elsewhere.encoder_fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": (1,)},
+        {"k": 5},
+        {"window": 32},
+        {"overlap": 8},
+        {"max_tokens": 100},
+        {"mask_first": False},
+        {"norm_outlier": 7.0},
+        {"dtype": "bfloat16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_setting_that_changes_features_changes_the_encoders_fingerprint(folder: Path, change: dict) -> None:
+    plain, changed = load(folder), load(folder, **change)
+    assert changed.encoder_fingerprint != plain.encoder_fingerprint
+    assert changed.features_fingerprint != plain.features_fingerprint
+
+
+@pytest.mark.parametrize("change", [{"top_m": 7}, {"batch_tokens": 64}], ids=lambda change: next(iter(change)))
+def test_a_setting_that_changes_what_is_stored_leaves_taggers_valid(folder: Path, change: dict) -> None:
+    plain, changed = load(folder), load(folder, **change)
+    assert changed.encoder_fingerprint == plain.encoder_fingerprint
+    assert changed.features_fingerprint != plain.features_fingerprint
+
+
+def test_watched_features_are_part_of_what_is_stored(folder: Path) -> None:
+    scope = tiny_scope(folder, layers=SAE_LAYERS)
+    plain, one, both, turned = (
+        Runtime(scope, device="cpu", threads=1, watched=watched)
+        for watched in ([], [(1, 5)], [(1, 5), (3, 2)], [(3, 2), (1, 5), (1, 5)])
     )
-    for layer in SAE_LAYERS:
-        features = got.layers[layer]
-        for d, text in enumerate(TEXTS):
-            want = reference(model, saes[layer], tokenizer, text, layer, k=16)
-            mine = slice(features.offsets[d], features.offsets[d + 1])
-            assert features.ids[mine].tolist() == sorted(want)
-            assert features.count[mine].tolist() == [want[f][2] for f in sorted(want)]
-            seen = max(1, got.n_tokens[d] - 1)
-            np.testing.assert_allclose(features.max[mine], [want[f][0] for f in sorted(want)], rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(
-                features.mean[mine], [want[f][1] / seen for f in sorted(want)], rtol=1e-3, atol=1e-5
-            )
+    assert len({r.features_fingerprint for r in (plain, one, both)}) == 3
+    assert both.features_fingerprint == turned.features_fingerprint
+    assert plain.encoder_fingerprint == both.encoder_fingerprint
 
 
-def test_only_layers_up_to_the_deepest_hook_are_loaded(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3_5")
-    save_saes(tmp_path / "saes", [1])
-    runtime = Runtime(make_scope(tmp_path, layers=[1]), device="cpu")
-    names = {name for name, _ in runtime.backbone.model.named_parameters()}
-    assert len(runtime.backbone.model.layers) == 2
-    assert not any("visual" in name or "lm_head" in name for name in names)
+def test_changed_weights_change_the_fingerprint(folder: Path) -> None:
+    before = load(folder).encoder_fingerprint
+    sae = torch.load(folder / "saes" / "layer3.sae.pt")
+    sae["W_enc"][0, 0] += 1
+    torch.save(sae, folder / "saes" / "layer3.sae.pt")
+    after = load(folder).encoder_fingerprint
+    assert after != before
+    assert load(folder, layers=(1,)).encoder_fingerprint not in (before, after)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_batching_does_not_change_a_document(tmp_path: Path, family: str) -> None:
-    save_checkpoint(tmp_path / "model", family)
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    runtime = Runtime(make_scope(tmp_path), device="cpu")
-    together = runtime.features(TEXTS).layers[1]
-    for d, text in enumerate(TEXTS):
-        alone = runtime.features([text]).layers[1]
-        mine = slice(together.offsets[d], together.offsets[d + 1])
-        assert together.ids[mine].tolist() == alone.ids.tolist()
-        np.testing.assert_allclose(together.max[mine], alone.max, rtol=1e-3, atol=1e-5)
+def test_files_of_deeper_layers_do_not_matter(folder: Path) -> None:
+    shallow = load(folder, layers=(1,))
+    (folder / "saes" / "layer3.sae.pt").write_bytes(b"damaged")
+    again = load(folder, layers=(1,))
+    assert shallow.encoder_fingerprint == again.encoder_fingerprint
 
 
-def test_a_long_document_is_windowed_and_each_token_counted_once(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    runtime = Runtime(make_scope(tmp_path, window=64, overlap=16), device="cpu")
-    got = runtime.features(["the lazy dog " * 300])
-    assert got.n_tokens[0] > 500
-    assert got.tokens_seen[0] == got.n_tokens[0] - 1
-    assert got.layers[1].count.sum() <= got.tokens_seen[0] * 16
-    assert got.layers[1].count.sum() >= got.tokens_seen[0] * 15
+def test_the_screened_encoder_is_the_same_encoder(folder: Path) -> None:
+    """Features are the same bits of the stored 11 or differ by one rounding, so both may meet in one dataset."""
+    assert load(folder, exact=True).encoder_fingerprint == load(folder, exact=False).encoder_fingerprint
 
 
-def test_pruning_keeps_the_top_features_the_watched_ones_and_an_honest_floor(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    full = Runtime(make_scope(tmp_path), device="cpu").features(TEXTS[4:5]).layers[1]
-    weakest = int(full.ids[full.max.argmin()])
-    pruned = Runtime(make_scope(tmp_path, top_m=5), device="cpu", watched=[(1, weakest)]).features(TEXTS[4:5]).layers[1]
-    largest = sorted(full.max.tolist(), reverse=True)
-    assert weakest in pruned.ids
-    assert len(pruned.ids) == 6
-    assert sorted(pruned.max.tolist(), reverse=True)[:5] == largest[:5]
-    assert pruned.floor[0] == largest[5]
-    assert full.floor[0] == 0
+def test_a_runtime_is_the_same_after_it_was_used(folder: Path) -> None:
+    runtime = load(folder)
+    weights = {name: tensor.clone() for name, tensor in runtime.backbone.model.state_dict().items()}
+    runtime.features(TEXTS)
+    runtime.trace(TEXTS[0], {1: [1]})
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in runtime.backbone.model.state_dict().items())
+    assert not any(layer._forward_hooks for layer in runtime.backbone.model.layers), "hooks are taken off again"
 
 
-def test_norm_outliers_are_left_out_of_every_layer(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    runtime = Runtime(make_scope(tmp_path, norm_outlier=5.0), device="cpu")
-    # One token's embedding is blown up, as an attention sink's residual would be.
-    token = runtime.tokenizer.encode([" fox"])[0][0]
-    runtime.backbone.model.embed_tokens.weight[token] *= 1e4
-    got = runtime.features(["the quick brown fox jumps over the lazy dog"])
-    assert got.tokens_seen[0] == got.n_tokens[0] - 2
+# Files that don't belong together
 
 
-def test_firings_are_the_document_features_with_their_place_in_the_text(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    runtime = Runtime(make_scope(tmp_path, window=32, overlap=8), device="cpu")
-    text = "🙂 the quick brown fox, naïve café " * 8
-    features = runtime.features([text]).layers[1]
-    wanted = features.ids[:40].tolist()
-    firings = runtime.trace(text, {1: wanted})
-    assert {f.feature for f in firings} == set(wanted)
-    counts = {f: sum(1 for x in firings if x.feature == f) for f in wanted}
-    assert [counts[f] for f in wanted] == features.count[:40].tolist()
-    assert all(0 <= f.start < f.end <= len(text) for f in firings)
-
-
-def test_an_sae_of_another_width_is_refused_by_name(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    torch.save({"W_enc": torch.zeros(8, D_MODEL + 1), "b_enc": torch.zeros(8)}, tmp_path / "saes" / "layer1.sae.pt")
+def test_an_sae_of_another_width_is_refused_by_name(folder: Path) -> None:
+    sae = {"W_enc": torch.zeros(1024, D_MODEL + 1), "b_enc": torch.zeros(1024)}
+    torch.save(sae, folder / "saes" / "layer1.sae.pt")
     with pytest.raises(AssayError, match=r"layer1\.sae\.pt.*d_model 65.*has 64"):
-        Runtime(make_scope(tmp_path, layers=[1], k=4), device="cpu")
-    with pytest.raises(AssayError, match=r"differ in \(d_sae, d_model\): \[\(8, 65\), \(1024, 64\)\]"):
-        Runtime(make_scope(tmp_path), device="cpu")
+        load(folder, layers=(1,))
+    with pytest.raises(AssayError, match=r"SAEs of one scope differ.*\(1024, 64.*\(1024, 65"):
+        load(folder)
 
 
-def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    torch.save({"W_enc": Path("/tmp"), "b_enc": 1}, tmp_path / "saes" / "layer1.sae.pt")
-    with pytest.raises(AssayError, match="more than tensors"):
-        Runtime(make_scope(tmp_path), device="cpu")
+def test_a_layer_without_an_sae_lists_those_that_have_one(folder: Path) -> None:
+    with pytest.raises(AssayError, match=r"no SAE for layer 2(.|\n)*\[1, 3\]"):
+        load(folder, layers=(2,))
 
 
-def test_a_truncated_sae_file_is_named(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    path = tmp_path / "saes" / "layer1.sae.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(AssayError, match=r"layer1\.sae\.pt"):
-        Runtime(make_scope(tmp_path), device="cpu")
+@pytest.mark.parametrize("k", [0, 1025])
+def test_a_k_that_the_sae_cannot_have_is_refused(folder: Path, k: int) -> None:
+    (folder / "saes" / "config.json").write_text(json.dumps({"k": k}))
+    with pytest.raises(AssayError, match=rf"\b{k}\b"):
+        load(folder)
 
 
-def test_a_layer_without_an_sae_lists_those_that_have_one(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", [1])
-    with pytest.raises(AssayError, match=r"no SAE for layer 2(.|\n)*\[1\]"):
-        Runtime(make_scope(tmp_path, layers=[2]), device="cpu")
+def test_an_unknown_k_is_asked_for(folder: Path) -> None:
+    (folder / "saes" / "config.json").unlink()
+    with pytest.raises(AssayError, match="k is not known") as error:
+        load(folder)
+    assert "set k in the scope" in error.value.hint
+    assert load(folder, k=3).features(["the quick fox"]).layers[1].count.sum() == 2 * 3
 
 
-def test_a_checkpoint_of_another_family_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    save_checkpoint(folder, "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    config = (folder / "config.json").read_text().replace('"qwen3"', '"llama"')
-    (folder / "config.json").write_text(config)
-    with pytest.raises(AssayError, match="family 'llama' is not supported"):
-        Runtime(make_scope(tmp_path), device="cpu")
+def test_a_tokenizer_with_more_tokens_than_the_backbone_embeds_is_refused(folder: Path) -> None:
+    path = folder / "model" / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([f"token{n}" for n in range(VOCAB)])
+    tokenizer.save(str(path))
+    with pytest.raises(AssayError, match=f"the backbone embeds {VOCAB}") as error:
+        load(folder)
+    assert str(folder / "model") in error.value.where
 
 
-def test_other_settings_give_another_fingerprint(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "model", "qwen3")
-    save_saes(tmp_path / "saes", SAE_LAYERS)
-    plain = Runtime(make_scope(tmp_path), device="cpu")
-    again = Runtime(make_scope(tmp_path), device="cpu")
-    pruned = Runtime(make_scope(tmp_path, top_m=7), device="cpu")
-    windowed = Runtime(make_scope(tmp_path, window=64, overlap=8), device="cpu")
-    assert again.features_fingerprint == plain.features_fingerprint
-    assert pruned.encoder_fingerprint == plain.encoder_fingerprint
-    assert pruned.features_fingerprint != plain.features_fingerprint
-    assert windowed.encoder_fingerprint != plain.encoder_fingerprint
+@pytest.mark.parametrize("text", ["", "{", "null", '{"model": {"type": "Nonsense"}}'])
+def test_a_damaged_tokenizer_is_named(folder: Path, text: str) -> None:
+    (folder / "model" / "tokenizer.json").write_text(text)
+    with pytest.raises(AssayError, match=r"tokenizer\.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_missing_file_of_the_backbone_is_named(folder: Path, name: str) -> None:
+    (folder / "model" / name).unlink()
+    with pytest.raises(AssayError, match=name if name.endswith("json") else r"\*\.safetensors"):
+        load(folder)
+
+
+def test_a_name_that_is_neither_folder_nor_repository_is_refused() -> None:
+    for name in ("no such folder", "../x", "", "/nowhere"):
+        for changes in ({"backbone": name}, {"sae": name}):
+            scope = Scope(**({"name": "x", "backbone": "embedded", "sae": "embedded", "layers": (1,)} | changes))
+            with pytest.raises(AssayError, match=r"no such|lacks|no "):
+                Runtime(scope, device="cpu", threads=1)

@@ -38,6 +38,7 @@ def table(docs: Sequence[Doc], layers: Sequence[int] = (2, 4)) -> pa.Table:
             mean=np.array(columns[2], np.float32),
             count=np.array(columns[3], np.int32),
             floor=np.array([doc.floors.get(layer, 0.0) for doc in docs], np.float32),
+            outliers=np.zeros(len(docs), np.int32),
         )
     tokens = np.array([doc.tokens for doc in docs], np.int32)
     n = len(docs)

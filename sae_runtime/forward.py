@@ -1,0 +1,116 @@
+"""One forward pass: a batch of windows in, the active features of its counted tokens out, layer by layer."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from assay.sae_runtime.backbone import Backbone
+from assay.sae_runtime.encoder import Activations, Encoder
+from assay.sae_runtime.windows import Window, pad
+from assay.schemas.errors import AssayError
+from assay.schemas.scope import Scope
+
+log = logging.getLogger(__name__)
+
+
+class Encoded(NamedTuple):
+    """What one forward pass found on its T counted tokens."""
+
+    document_T: Tensor
+    position_T: Tensor
+    """in the document"""
+    layers: dict[int, Activations]
+    outlier: dict[int, Tensor]
+    """layer -> bool_T: tokens left out at that layer"""
+
+
+class Forward:
+    """Backbone and encoders in one pass; a layer is encoded as it is reached, so that no residual is stored."""
+
+    def __init__(self, scope: Scope, backbone: Backbone, encoders: Mapping[int, Encoder]) -> None:
+        self._scope, self._backbone, self._encoders = scope, backbone, encoders
+        self._device = backbone.device
+
+    def run(self, batch: list[Window]) -> Iterator[Encoded]:
+        """One batch's activations; where memory runs out, those of its halves, with a warning."""
+        try:
+            encoded = self._run_at_once(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as e:
+            if not _out_of_memory(e):
+                raise
+            tokens = len(batch) * len(batch[0].ids)
+            if len(batch) == 1:
+                raise AssayError(
+                    f"out of memory on {self._device} for one window of {tokens} tokens",
+                    where=f"scope {self._scope.name!r}",
+                    hint="lower the scope's window, hook fewer layers, or take a smaller backbone",
+                ) from None
+            log.warning(
+                "out of memory on %s for a batch of %d tokens: halving it; lower batch_tokens", self._device, tokens
+            )
+        else:
+            yield encoded
+            return
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
+        yield from self.run(batch[:middle])
+        yield from self.run(batch[middle:])
+
+    @torch.inference_mode()
+    def _run_at_once(self, batch: Sequence[Window]) -> Encoded:
+        """The mask leaves out padding, the overlap, first positions, and at each layer the norm outliers."""
+        at, usable_BL = _counted_tokens(batch, mask_first=self._scope.mask_first)
+        flat_T, document_T, position_T, usable_BL, ids_BL = map(self._to_device, (*at, usable_BL, pad(batch)))
+        layers: dict[int, Activations] = {}
+        outlier: dict[int, Tensor] = {}
+
+        def sink(layer: int, hidden_BLD: Tensor) -> None:
+            hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, flat_T)
+            outlier[layer] = self._outliers(hidden_BLD, usable_BL)[flat_T]
+            layers[layer] = _without(outlier[layer], self._encoders[layer].encode(hidden_TD))
+
+        self._backbone.run(ids_BL, sink)
+        return Encoded(document_T, position_T, layers, outlier)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """Copied from pinned memory, so that a GPU's queue need not wait for it."""
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
+
+    def _outliers(self, hidden_BLD: Tensor, usable_BL: Tensor) -> Tensor:
+        """Flat mask of the tokens whose residual norm exceeds norm_outlier medians of their window."""
+        if self._scope.norm_outlier is None:
+            return torch.zeros_like(usable_BL).flatten()
+        norms_BL = hidden_BLD.float().norm(dim=-1)
+        median_B1 = norms_BL.masked_fill(~usable_BL, torch.nan).nanmedian(dim=1, keepdim=True).values
+        # A window whose only token is masked has no median; it counts nothing either way.
+        return (norms_BL > self._scope.norm_outlier * median_B1).flatten()
+
+
+def _counted_tokens(batch: Sequence[Window], *, mask_first: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """((flat_T, document_T, position_T), usable_BL) of a padded batch.
+
+    Counted tokens by their place in the flattened batch, with their document and their position in it; and which
+    places hold a token that isn't masked, counted or not.
+    """
+    length_B1 = torch.tensor([len(w.ids) for w in batch])[:, None]
+    fresh_B1 = torch.tensor([w.fresh for w in batch])[:, None]
+    place_1L = torch.arange(len(batch[0].ids))[None, :]
+    usable_BL = (place_1L < length_B1) & (place_1L >= int(mask_first))
+    counted_BL = usable_BL & (place_1L >= fresh_B1)
+    row_T, place_T = counted_BL.nonzero(as_tuple=True)
+    start_B = torch.tensor([w.start for w in batch])
+    document_B = torch.tensor([w.document for w in batch])
+    return (row_T * len(batch[0].ids) + place_T, document_B[row_T], start_B[row_T] + place_T), usable_BL
+
+
+def _without(outlier_T: Tensor, found: Activations) -> Activations:
+    kept_A = ~outlier_T[found.token_A]
+    return Activations(*(column[kept_A] for column in found))
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
