@@ -1,5 +1,6 @@
 # make demo   sets up .venv and runs the main job on the embedded model
 # make test   sets up .venv, checks style and types, and runs the tests
+# make benchmark   measures the runtime beside its rivals, in an environment of their own (some 20 minutes)
 # make fit    fits the default taggers again (needs DATA, a folder with the labelled sets)
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DATA ?= ../shared/data
 WORK ?= build/fit
 
-.PHONY: demo test lint types fit clean
+.PHONY: demo test lint types benchmark fit clean
 
 demo: $(VENV)/installed
 	$(BIN)/assay demo
@@ -27,6 +28,16 @@ types: $(VENV)/tests-installed
 	for part in configs dashboard flows sae_runtime schemas workers; do \
 		ln -sfn "$(CURDIR)/$$part" $(VENV)/types/assay/$$part; done
 	MYPYPATH=$(VENV)/types $(BIN)/mypy --config-file pyproject.toml -p assay
+
+# An idle machine, please: what else runs is in the figures.
+benchmark: .venv-benchmarks/installed
+	.venv-benchmarks/bin/python -m benchmarks.runtime $(BENCHMARK)
+
+.venv-benchmarks/installed: pyproject.toml constraints.txt benchmarks/requirements.txt
+	$(MAKE) VENV=.venv-benchmarks .venv-benchmarks/bin/python
+	.venv-benchmarks/bin/python -m pip --quiet install -c constraints.txt torch
+	.venv-benchmarks/bin/python -m pip --quiet install -c constraints.txt -e . -r benchmarks/requirements.txt
+	@touch $@
 
 fit: $(VENV)/tests-installed
 	$(BIN)/python -m assay.flows.fit --data $(DATA) --work $(WORK) --out configs/taggers/embedded

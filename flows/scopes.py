@@ -77,7 +77,7 @@ def resolve_scope(
     default = default_taggers(scope)
     encoder = identify(scope, device)
     # What was measured here holds for every worker of the run: a corpus has features of one type.
-    scope = scope.model_copy(update={"dtype": encoder.dtype})
+    scope = scope.on(device).model_copy(update={"dtype": encoder.dtype})
     watched = [(f.layer, f.feature) for t in default for f in t.features]
     features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from assay.schemas.errors import AssayError, printable
@@ -110,15 +111,17 @@ def trunk_shards(index: Path, deepest: int) -> dict[str, str]:
     """Tensor -> shard file, for the tensors of layers 0..deepest and the embedding in a *.safetensors.index.json."""
     try:
         weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
-        return {key: _plain_name(shard) for key, shard in weight_map.items() if _in_trunk(key, deepest)}
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        needed = {key: shard for key, shard in weight_map.items() if _in_trunk(key, deepest)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise AssayError("not a safetensors index", where=str(index), hint="fetch the checkpoint again") from e
-
-
-def _plain_name(name: str) -> str:
-    if Path(name).name != name:
-        raise ValueError(name)
-    return name
+    for shard in needed.values():
+        if not (isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard)):
+            raise AssayError(
+                f"names {printable(shard)!r} as a shard",
+                where=str(index),
+                hint="expected *.safetensors beside it; fetch the checkpoint again",
+            )
+    return needed
 
 
 def _in_trunk(key: str, deepest: int) -> bool:
@@ -133,6 +136,8 @@ def _trunk_view(folder: Path, deepest: int) -> Iterator[Path]:
     """The checkpoint as if it had been saved without the tensors that aren't needed, so that their files may lack."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
+        for single in folder.glob("*.safetensors"):
+            _require_whole(single)
         yield folder
         return
     needed = trunk_shards(index, deepest)
@@ -142,22 +147,42 @@ def _trunk_view(folder: Path, deepest: int) -> Iterator[Path]:
         for file in ["config.json", *sorted(set(needed.values()))]:
             if not (folder / file).is_file():
                 raise AssayError(f"the checkpoint lacks {file}", where=str(folder), hint="fetch it again")
+            if file.endswith(".safetensors"):
+                _require_whole(folder / file)
             (view / file).symlink_to((folder / file).resolve())
         yield view
 
 
+def _require_whole(file: Path) -> None:
+    """AssayError unless the file's header can be read and all of its tensors lie in it."""
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError) as e:
+        raise AssayError(
+            f"not a whole safetensors file ({printable(e)})", where=str(file), hint="damaged or cut? fetch it again"
+        ) from e
+
+
 def read_config(folder: Path) -> Any:
     """The checkpoint's configuration; AssayError if it can't be read or isn't of a known family."""
+    where = str(folder / "config.json")
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as e:
-        raise AssayError(f"can't read the backbone's config.json: {e}", where=str(folder)) from e
+        text = config.get_text_config()
+        sizes = text.num_hidden_layers, text.hidden_size, text.vocab_size
+    except Exception as e:  # noqa: BLE001 - what a configuration's class makes of garbage is of many types
+        raise AssayError(
+            f"can't read the backbone's config.json: {printable(e, 400)}", where=where, hint="fetch it again"
+        ) from e
     if config.model_type not in _TRUNKS:
         raise AssayError(
             f"backbone family {config.model_type!r} is not supported",
-            where=str(folder),
+            where=where,
             hint=f"supported model_type: {', '.join(_TRUNKS)}",
         )
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise AssayError(f"(layers, width, vocabulary) of the backbone can't be {sizes}", where=where)
     return config
 
 

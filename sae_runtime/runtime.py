@@ -63,8 +63,8 @@ class Runtime:
         `watched` names (layer, feature) pairs that are stored for every document whatever their rank. `threads` is
         torch's number of CPU threads in this process; on a CPU a short measurement chooses it where it isn't given.
         """
-        self.scope = scope
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.scope = scope = scope.on(str(self.device))
         if threads is not None or self.device.type == "cpu":
             torch.set_num_threads(threads or best_threads())
         self.encoder_identity = identify(scope, str(self.device))
@@ -133,6 +133,7 @@ class Runtime:
         windows = [
             w for d, doc in enumerate(ids) for w in cut_windows(d, doc[: scope.max_tokens], scope.window, scope.overlap)
         ]
+        assert scope.batch_tokens is not None  # noqa: S101 - settled for the device
         return make_batches(windows, scope.batch_tokens)
 
     def _run(self, prepared: _Prepared) -> ChunkFeatures:

@@ -32,7 +32,6 @@ _BACKBONES = [  # backbone, family, layers, d_model, window, [(width in 1024s, k
     ("Qwen3.5-35B-A3B-Base", "qwen3_5_moe", 40, 2048, 16384, [(32, 50), (128, 100)]),
 ]
 _OVERLAP = 256
-_BATCH_TOKENS = 16384
 
 SUITES: dict[str, Suite] = {
     f"{backbone.lower()}-w{width}k-l0_{k}": Suite(
@@ -74,6 +73,5 @@ def suite_scope(name: str) -> Scope:
         k=suite.k,
         window=suite.window,
         overlap=_OVERLAP,
-        batch_tokens=_BATCH_TOKENS,
         shard_mb=64.0,
     )

@@ -1,5 +1,7 @@
 """Documents as token windows: nothing is truncated, and each token is counted in exactly one window."""
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,16 +48,34 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without BOS or EOS. Releases the GIL while it works."""
-        return [e.ids for e in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        whole = [_without_surrogates(text) for text in texts]
+        return [e.ids for e in self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)]
 
     def encode_with_offsets(self, text: str) -> Tokens:
-        """Token ids and code-point offsets of one text."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return Tokens(encoding.ids, encoding.offsets)
+        """Token ids and code-point offsets of one text.
+
+        A tokenizer that composes characters first (NFC) points at the base letter; the marks that went into it are
+        put to its span.
+        """
+        encoding = self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False)
+        starts = {start for start, _ in encoding.offsets}
+        return Tokens(encoding.ids, [(start, _past_marks(text, end, starts)) for start, end in encoding.offsets])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some tokens, for labels."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def _past_marks(text: str, end: int, starts: set[int]) -> int:
+    """`end` moved behind combining marks that no token starts at."""
+    while end < len(text) and end not in starts and unicodedata.combining(text[end]):
+        end += 1
+    return end
+
+
+def _without_surrogates(text: str) -> str:
+    """Half of a UTF-16 pair is no character; it is read as U+FFFD, and offsets stay as they are."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def cut_windows(document: int, ids: Sequence[int], window: int, overlap: int) -> list[Window]:

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 from assay.schemas.base import Model
 
 
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
 class Scope(Model):
     """Backbone, SAE, layers and pooling. Two scopes that could give different features have different fingerprints."""
 
@@ -42,7 +45,11 @@ class Scope(Model):
     compile: bool = Field(
         False, description="fuse the backbone's elementwise work with torch.compile: a slower start, then faster"
     )
-    batch_tokens: int = Field(4096, gt=0, description="padded tokens in one forward pass; decides rounding")
+    batch_tokens: int | None = Field(
+        None,
+        gt=0,
+        description="padded tokens in one forward pass; decides rounding; by default 1024 on a CPU, 16384 on a GPU",
+    )
     shard_mb: float = Field(16.0, gt=0, description="default shard size, MB of text: some minutes of work")
     taggers: str | None = Field(
         None, description="folder with the default taggers, under configs/ or a path; their features are watched"
@@ -55,6 +62,11 @@ class Scope(Model):
         if self.overlap >= self.window:
             raise ValueError(f"overlap ({self.overlap}) must be smaller than window ({self.window})")
         return self
+
+
+    def on(self, device: str) -> "Scope":
+        """This scope with its batches settled for a device: on a CPU its caches should hold one, a GPU must be filled."""
+        return self.model_copy(update={"batch_tokens": self.batch_tokens or _BATCH_TOKENS[device.partition(":")[0]]})
 
 
 class EncoderIdentity(Model):
@@ -87,7 +99,9 @@ class FeaturesIdentity(Model):
 
     @classmethod
     def of(cls, scope: Scope, encoder: str, watched: Iterable[tuple[int, int]]) -> "FeaturesIdentity":
-        """What `scope` decides about a features shard, given its encoder's fingerprint and the watched features."""
+        """What `scope`, settled for a device, decides about a features shard of an encoder with watched features."""
+        if scope.batch_tokens is None:
+            raise ValueError("batch_tokens isn't settled: use Scope.on(device)")
         return cls(
             encoder=encoder,
             top_m=scope.top_m,

@@ -53,6 +53,7 @@ RIVALS: dict[str, Entry] = {
     ),
     "nnsight": Entry("nnsight trace with early stop, batches of 16", "nnsight_trace", "NnsightTrace", "nnsight"),
     "expert": Entry("expert's script: sorted batches, early exit, torch.topk, sparse reduce", "expert", "Expert"),
+    "expert-1k": Entry("expert's script with batches of 1,024 tokens", "expert", "SmallBatchExpert"),
     "vllm": Entry("vLLM hidden-state extraction", "vllm_extraction", "VllmExtraction", "vllm", on_gpu_only=True),
 }
 # Not compared by a ratio: lines of their own.

@@ -1,5 +1,6 @@
 """The script that an expert would write in an afternoon: sorted batches, early exit, sparse reduction."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,6 +87,13 @@ class Expert:
             for layer, encoder in self._encoders.items():
                 pools[layer].add(documents_T, *encoder.encode(hidden[layer][counted_BT]))
         return {layer: pool.finish(tokens_seen(windows, len(texts))) for layer, pool in pools.items()}
+
+
+class SmallBatchExpert(Expert):
+    """The same with 1,024 tokens a batch, what this runtime takes on a CPU: how much of its lead is that choice."""
+
+    def __init__(self, task: Task, weights: Weights) -> None:
+        super().__init__(dataclasses.replace(task, batch_tokens=1024), weights)
 
 
 def sorted_batches(windows: Sequence[Window], batch_tokens: int) -> list[list[Window]]:

@@ -37,7 +37,6 @@ def scope(task: Task, **changes: Any) -> Scope:
             "norm_outlier": None,
             "top_m": task.d_sae,
             "dtype": task.dtype,
-            "batch_tokens": task.batch_tokens,
             **changes,
         }
     )

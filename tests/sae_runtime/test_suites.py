@@ -42,7 +42,7 @@ def test_a_suites_scope_is_sane(name: str) -> None:
     scope, suite = suite_scope(name), SUITES[name]
     assert (scope.backbone, scope.sae, scope.k) == (suite.backbone, suite.sae, suite.k)
     assert all(suite.layers // 2 <= layer < suite.layers for layer in scope.layers)
-    assert 1024 <= scope.window <= scope.batch_tokens
+    assert 1024 <= scope.window <= (scope.on("cuda").batch_tokens or 0)
     assert 64 <= scope.overlap <= scope.window // 8
     assert scope.max_tokens is None, "nothing is cut off unless the user says so"
     assert scope.mask_first
