@@ -171,7 +171,7 @@ def read_config(folder: Path) -> Any:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = config.get_text_config()
         sizes = text.num_hidden_layers, text.hidden_size, text.vocab_size
-    except Exception as e:  # noqa: BLE001 - what a configuration's class makes of garbage is of many types
+    except Exception as e:
         raise AssayError(
             f"can't read the backbone's config.json: {printable(e, 400)}", where=where, hint="fetch it again"
         ) from e

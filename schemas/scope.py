@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from assay.schemas.base import Model
 
-
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
@@ -63,9 +62,8 @@ class Scope(Model):
             raise ValueError(f"overlap ({self.overlap}) must be smaller than window ({self.window})")
         return self
 
-
     def on(self, device: str) -> "Scope":
-        """This scope with its batches settled for a device: on a CPU its caches should hold one, a GPU must be filled."""
+        """This scope with its batches settled for a device: a CPU's caches should hold one, a GPU must be filled."""
         return self.model_copy(update={"batch_tokens": self.batch_tokens or _BATCH_TOKENS[device.partition(":")[0]]})
 
 
