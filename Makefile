@@ -27,7 +27,8 @@ types: $(VENV)/tests-installed
 	mkdir -p $(VENV)/types/assay
 	for part in configs dashboard flows sae_runtime schemas workers; do \
 		ln -sfn "$(CURDIR)/$$part" $(VENV)/types/assay/$$part; done
-	MYPYPATH=$(VENV)/types $(BIN)/mypy --config-file pyproject.toml -p assay
+	ln -sfn "$(CURDIR)/benchmarks" $(VENV)/types/benchmarks
+	MYPYPATH=$(VENV)/types $(BIN)/mypy --config-file pyproject.toml -p assay -p benchmarks
 
 # An idle machine, please: what else runs is in the figures.
 benchmark: .venv-benchmarks/installed
