@@ -82,6 +82,9 @@ class Encoder:
     @torch.inference_mode()
     def encode(self, hidden_TD: Tensor) -> Activations:
         """The active features of each token, a block of tokens at a time."""
+        if len(hidden_TD) == 0:
+            none_A = torch.zeros(0, dtype=torch.int64, device=hidden_TD.device)
+            return Activations(none_A, none_A, torch.zeros(0, device=hidden_TD.device))
         parts, start = [], 0
         for block_TD in hidden_TD.split(self._block):
             token_A, ids_A, acts_A = self._encode_block(block_TD)
@@ -99,7 +102,7 @@ class Encoder:
     def _topk(self, hidden_TD: Tensor) -> tuple[Tensor, Tensor]:
         # relu after top-k leaves the same positive activations as relu before it, on k instead of d_sae values.
         assert self.k is not None  # noqa: S101 - checked when loading
-        if self._screen is None or len(hidden_TD) == 0:
+        if self._screen is None:
             return exact_topk(self._matmul(hidden_TD), self.k)
         hidden_TD = hidden_TD.float()
         screened = self._screen.topk(hidden_TD)

@@ -15,7 +15,7 @@ from assay.sae_runtime.runtime import Runtime
 from assay.schemas.errors import AssayError
 from tests.checkpoints import FAMILIES, LAYERS, causal_lm, save_checkpoint, save_model, save_tokenizer
 from tests.sae_runtime.conftest import Checkpoint
-from tests.sae_runtime.tiny import TEXTS, differences, tiny_scope
+from tests.sae_runtime.tiny import TEXTS, assert_features, tiny_scope
 
 INDEX = "model.safetensors.index.json"
 
@@ -122,7 +122,7 @@ def test_a_text_only_checkpoint_gives_the_features_of_the_wrapper_with_the_same_
     for layer, features in of_wrapper.layers.items():
         for name in ("offsets", "ids", "max", "mean", "count"):
             np.testing.assert_array_equal(getattr(got.layers[layer], name), getattr(features, name))
-    assert differences(got, checkpoint.documents(TEXTS)) == []
+    assert_features(got, checkpoint.documents(TEXTS))
 
 
 # Sharded checkpoints

@@ -10,7 +10,7 @@ import torch
 
 from assay.sae_runtime.runtime import ChunkFeatures, Runtime
 from tests.sae_runtime.conftest import Checkpoint
-from tests.sae_runtime.tiny import ELEVEN_BITS, OVERLAP, WINDOW, differences, tiny_scope, words
+from tests.sae_runtime.tiny import ELEVEN_BITS, OVERLAP, WINDOW, assert_features, differences, tiny_scope, words
 
 LENGTHS = (*range(1, 9), 15, 16, 17, 31, 47, 48, 49, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW - OVERLAP, 200, 333)
 TEXTS = tuple(words(n) for n in LENGTHS)
@@ -42,7 +42,7 @@ def test_features_are_the_same_at_every_size_of_batch(checkpoint: Checkpoint, ba
     runtime = Runtime(tiny_scope(checkpoint.folder, batch_tokens=batch_tokens), device="cpu", threads=1)
     got = runtime.features(TEXTS)
     assert got.n_tokens.tolist() == list(LENGTHS)
-    assert differences(got, checkpoint.documents(TEXTS)) == []
+    assert_features(got, checkpoint.documents(TEXTS))
 
 
 def test_a_document_alone_among_others_and_in_another_order_has_the_same_features(checkpoint: Checkpoint) -> None:
@@ -50,12 +50,12 @@ def test_a_document_alone_among_others_and_in_another_order_has_the_same_feature
     together = runtime.features(TEXTS)
     order = random.Random(1).sample(range(len(TEXTS)), len(TEXTS))
     permuted = runtime.features([TEXTS[d] for d in order])
-    assert differences(permuted, checkpoint.documents([TEXTS[d] for d in order])) == []
+    assert_features(permuted, checkpoint.documents([TEXTS[d] for d in order]))
     untied = [d for d in range(len(TEXTS)) if not tied(checkpoint, TEXTS[d])]
     assert len(untied) > 0.7 * len(TEXTS)
     for d in range(len(TEXTS)):
         alone = runtime.features([TEXTS[d]])
-        assert differences(alone, checkpoint.documents([TEXTS[d]])) == []
+        assert_features(alone, checkpoint.documents([TEXTS[d]]))
         if d in untied:
             assert_same_but_for_the_last_bit(alone, together, of=0, at=d)
             assert_same_but_for_the_last_bit(permuted, together, of=order.index(d), at=d)
@@ -65,7 +65,7 @@ def test_chunks_of_any_size_give_the_same_features(checkpoint: Checkpoint) -> No
     runtime = Runtime(tiny_scope(checkpoint.folder), device="cpu", threads=1)
     for size in (1, 5, 100):
         for chunk, got in zip(chunks(TEXTS, size), runtime.stream(chunks(TEXTS, size)), strict=True):
-            assert differences(got, checkpoint.documents(chunk)) == []
+            assert_features(got, checkpoint.documents(chunk))
 
 
 def test_the_same_batch_gives_the_same_bits(checkpoint: Checkpoint) -> None:
@@ -139,7 +139,7 @@ def test_the_same_packing_is_exact_without_linear_attention(
 ) -> None:
     """So what the test above finds is the leak, and not the way it was made."""
     checkpoint = checkpoint_of(family)
-    assert differences(packed(checkpoint), checkpoint.documents(TEXTS)) == []
+    assert_features(packed(checkpoint), checkpoint.documents(TEXTS))
 
 
 def _means(got: ChunkFeatures, want: Sequence[Any], d: int) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from assay.sae_runtime import encoder as encoder_module
 from assay.sae_runtime.encoder import Activations, Encoder
 from assay.sae_runtime.hardware import GemmRates
+from assay.sae_runtime.matmul import HalfMatmul
 from assay.sae_runtime.sae_files import find_sae
 from assay.schemas.errors import AssayError
 
@@ -76,6 +77,15 @@ def test_topk_activations_are_those_of_the_formula(
     sae = topk_sae(tmp_path / "sae")
     found = active(load(tmp_path / "sae").encode(residuals(tokens)))
     assert found == pytest.approx(by_hand(residuals(tokens), sae, K), rel=1e-5)
+
+
+def test_no_tokens_have_no_features_with_half_precision_weights_either(tmp_path: Path) -> None:
+    sae = topk_sae(tmp_path / "sae")
+    encoder = load(tmp_path / "sae")
+    encoder._matmul = HalfMatmul(sae["W_enc"], sae["b_enc"])
+    encoder._screen = None
+    assert [len(column) for column in encoder.encode(residuals(0))] == [0, 0, 0]
+    assert len(encoder.encode(residuals(1)).acts_A) == K
 
 
 def test_entries_come_in_order_of_token(tmp_path: Path) -> None:

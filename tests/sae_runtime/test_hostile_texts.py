@@ -7,7 +7,7 @@ import pytest
 
 from assay.sae_runtime.runtime import ChunkFeatures, Runtime
 from tests.sae_runtime.conftest import Checkpoint
-from tests.sae_runtime.tiny import differences, tiny_scope
+from tests.sae_runtime.tiny import assert_features, tiny_scope
 
 TEXTS = {
     "empty": "",
@@ -46,7 +46,7 @@ def test_every_text_gives_the_features_of_the_reference(checkpoint: Checkpoint) 
     texts = [*TEXTS.values(), SPECIAL, f"the{SPECIAL}fox"]
     runtime = Runtime(tiny_scope(checkpoint.folder), device="cpu", threads=1)
     got = runtime.features(texts)
-    assert differences(got, checkpoint.documents(texts)) == []
+    assert_features(got, checkpoint.documents(texts))
     # Every byte is a token to this tokenizer, so none may get lost on the way.
     assert all(seen == max(0, n - 1) for n, seen in zip(got.n_tokens, got.tokens_seen, strict=True))
     assert got.n_tokens[0] == 0
@@ -96,7 +96,7 @@ def test_hostile_texts_change_nothing_for_their_neighbours(checkpoint: Checkpoin
 
     runtime = Runtime(tiny_scope(checkpoint.folder), device="cpu", threads=1)
     texts = mixed([*TEXTS.values(), "🙂" * 500, SPECIAL * 3])
-    assert differences(runtime.features(texts), checkpoint.documents(texts)) == []
+    assert_features(runtime.features(texts), checkpoint.documents(texts))
 
 
 @pytest.mark.parametrize("character", ["a", " ", "\x00", "\u0301"], ids=["a", "space", "NUL", "combining"])

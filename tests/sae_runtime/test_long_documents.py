@@ -13,7 +13,7 @@ from assay.sae_runtime.runtime import ChunkFeatures, Runtime
 from tests.checkpoints import LAYERS, causal_lm, save_checkpoint, save_model, save_saes
 from tests.sae_runtime.conftest import Checkpoint
 from tests.sae_runtime.reference import Reference
-from tests.sae_runtime.tiny import OVERLAP, WINDOW, K, differences, tiny_scope, words
+from tests.sae_runtime.tiny import OVERLAP, WINDOW, K, assert_features, tiny_scope, words
 
 OUTLIER = " fox"
 
@@ -38,7 +38,7 @@ def test_each_token_of_a_long_document_is_counted_once_and_with_its_context(
     scope = tiny_scope(checkpoint.folder, layers=(0, 3), window=window, overlap=overlap)
     got = Runtime(scope, device="cpu", threads=1).features(texts)
     assert got.tokens_seen.tolist() == (got.n_tokens - 1).tolist()
-    assert differences(got, checkpoint.documents(texts, window=window, overlap=overlap)) == []
+    assert_features(got, checkpoint.documents(texts, window=window, overlap=overlap))
     for document in range(len(texts)):
         assert dense(got, 3, "count", document).sum() == K * got.tokens_seen[document]
 
@@ -107,7 +107,7 @@ def test_tokens_past_the_limit_are_told_from_tokens_seen(checkpoint: Checkpoint,
     got = Runtime(scope, device="cpu", threads=1).features(texts)
     assert got.n_tokens.tolist() == [0, 1, 60, 300]
     assert got.tokens_seen.tolist() == [max(0, min(n, max_tokens) - 1) for n in (0, 1, 60, 300)]
-    assert differences(got, checkpoint.documents(texts, max_tokens=max_tokens)) == []
+    assert_features(got, checkpoint.documents(texts, max_tokens=max_tokens))
 
 
 def test_the_first_token_of_each_window_is_masked_or_counted_as_the_scope_says(qwen3: Checkpoint) -> None:
@@ -116,7 +116,7 @@ def test_the_first_token_of_each_window_is_masked_or_counted_as_the_scope_says(q
         scope = tiny_scope(qwen3.folder, mask_first=mask_first)
         got = Runtime(scope, device="cpu", threads=1).features([text])
         assert got.tokens_seen.tolist() == [3 * WINDOW - mask_first]
-        assert differences(got, qwen3.documents([text], mask_first=mask_first)) == []
+        assert_features(got, qwen3.documents([text], mask_first=mask_first))
 
 
 # Norm outliers
@@ -124,14 +124,17 @@ def test_the_first_token_of_each_window_is_masked_or_counted_as_the_scope_says(q
 
 @pytest.fixture(scope="module")
 def sunken(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A checkpoint in which one token's residual is very large, the more so the nearer it is to the embedding."""
+    """A checkpoint in which one token's residual is very large, the more so the nearer it is to the embedding.
+
+    So is that of token 0, with which batches are padded.
+    """
     folder = tmp_path_factory.mktemp("sunken")
     model = causal_lm("qwen3")
     save_model(folder / "model", model)
     saes = save_saes(folder / "saes", range(LAYERS), k=K)
     token = Reference(folder / "model", saes).tokenizer.encode(OUTLIER)[0]
     with torch.no_grad():
-        model.model.embed_tokens.weight[token] *= 200
+        model.model.embed_tokens.weight[[0, token]] *= 200
     (folder / "again").mkdir()
     save_model(folder / "again" / "model", model)
     (folder / "again" / "saes").symlink_to(folder / "saes")
@@ -156,7 +159,7 @@ def _ratios(checkpoint: Checkpoint) -> dict[int, float]:
 def test_a_norm_outlier_is_left_out_and_recorded(sunken: Checkpoint) -> None:
     assert min(_ratios(sunken).values()) > 6
     got = Runtime(tiny_scope(sunken.folder, norm_outlier=5.0), device="cpu", threads=1).features([TEXT, "a", TEXT])
-    assert differences(got, sunken.documents([TEXT, "a", TEXT], norm_outlier=5.0)) == []
+    assert_features(got, sunken.documents([TEXT, "a", TEXT], norm_outlier=5.0))
     assert got.tokens_seen.tolist() == [2 * WINDOW + 3, 0, 2 * WINDOW + 3]
     for layer in range(LAYERS):
         assert got.layers[layer].outliers.tolist() == [2, 0, 2]
@@ -173,7 +176,7 @@ def test_an_outlier_at_one_layer_changes_no_other_layer(sunken: Checkpoint) -> N
         )
         for norm_outlier in (limit, None)
     )
-    assert differences(masked, sunken.documents([TEXT], norm_outlier=limit)) == []
+    assert_features(masked, sunken.documents([TEXT], norm_outlier=limit))
     assert masked.layers[0].outliers.tolist() == [2]
     assert masked.layers[3].outliers.tolist() == [0]
     assert masked.tokens_seen.tolist() == kept.tokens_seen.tolist()
@@ -184,26 +187,25 @@ def test_an_outlier_at_one_layer_changes_no_other_layer(sunken: Checkpoint) -> N
 
 def test_without_a_limit_no_outlier_is_left_out(sunken: Checkpoint) -> None:
     got = Runtime(tiny_scope(sunken.folder, norm_outlier=None), device="cpu", threads=1).features([TEXT])
-    assert differences(got, sunken.documents([TEXT], norm_outlier=None)) == []
+    assert_features(got, sunken.documents([TEXT], norm_outlier=None))
     assert all(features.outliers.tolist() == [0] for features in got.layers.values())
     assert dense(got, 0, "count").sum() == K * got.tokens_seen[0]
 
 
 def test_the_masked_first_token_has_no_say_in_what_an_outlier_is(sunken: Checkpoint) -> None:
-    """A window of one ordinary token behind a huge first one: the median is that of the ordinary token."""
-    got = Runtime(tiny_scope(sunken.folder, norm_outlier=2.0), device="cpu", threads=1).features([OUTLIER + " dog"])
-    assert got.tokens_seen.tolist() == [1]
-    assert got.layers[0].outliers.tolist() == [0]
-    # Counted, the first token is an outlier where two ordinary ones set the median.
-    scope = tiny_scope(sunken.folder, norm_outlier=2.0, mask_first=False)
-    counted = Runtime(scope, device="cpu", threads=1).features([OUTLIER + " dog cat"])
-    assert counted.tokens_seen.tolist() == [3]
-    assert counted.layers[0].outliers.tolist() == [1]
+    """Of a huge, an ordinary and a huge token the median is huge; without the first one it is ordinary."""
+    text = OUTLIER + " dog" + OUTLIER
+    for mask_first, tokens_seen, outliers in ((True, 2, 1), (False, 3, 0)):
+        scope = tiny_scope(sunken.folder, layers=(0,), norm_outlier=2.0, mask_first=mask_first)
+        got = Runtime(scope, device="cpu", threads=1).features([text])
+        assert got.tokens_seen.tolist() == [tokens_seen]
+        assert got.layers[0].outliers.tolist() == [outliers]
+        assert_features(got, sunken.documents([text], norm_outlier=2.0, mask_first=mask_first))
 
 
-def test_an_outlier_in_one_document_changes_no_other_document(sunken: Checkpoint) -> None:
-    texts = [_without(words(n)) for n in (5, 20, 60)]
+def test_neither_padding_nor_another_document_has_a_say_in_what_an_outlier_is(sunken: Checkpoint) -> None:
+    texts = [*(_without(words(n)) for n in (5, 20, 60)), " the" + OUTLIER + " dog and", OUTLIER * 30, TEXT]
     runtime = Runtime(tiny_scope(sunken.folder, norm_outlier=5.0), device="cpu", threads=1)
-    got = runtime.features([*texts, TEXT])
-    assert differences(got, sunken.documents([*texts, TEXT], norm_outlier=5.0)) == []
-    assert got.layers[0].outliers.tolist() == [0, 0, 0, 2]
+    got = runtime.features(texts)
+    assert_features(got, sunken.documents(texts, norm_outlier=5.0))
+    assert got.layers[0].outliers.tolist() == [0, 0, 0, 1, 0, 2]

@@ -10,7 +10,7 @@ import torch
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.errors import AssayError
 from tests.sae_runtime.conftest import Checkpoint
-from tests.sae_runtime.tiny import TEXTS, WINDOW, differences, tiny_scope
+from tests.sae_runtime.tiny import TEXTS, WINDOW, assert_features, tiny_scope
 
 
 def gpu_is_full() -> NoReturn:
@@ -43,7 +43,7 @@ def test_batches_are_halved_until_they_fit(checkpoint: Checkpoint, caplog: pytes
     done = small(runtime, room)
     with caplog.at_level(logging.WARNING):
         got = runtime.features(TEXTS)
-    assert differences(got, checkpoint.documents(TEXTS)) == []
+    assert_features(got, checkpoint.documents(TEXTS))
     assert done
     assert max(rows * length for rows, length in done) <= room
     assert any("out of memory" in record.message and "batch_tokens" in record.message for record in caplog.records)
@@ -60,7 +60,7 @@ def test_a_batch_that_fits_is_not_halved(qwen3: Checkpoint, caplog: pytest.LogCa
 def test_a_cpu_that_runs_out_of_memory_counts_too(qwen3: Checkpoint) -> None:
     runtime = Runtime(tiny_scope(qwen3.folder), device="cpu", threads=1)
     small(runtime, 2 * WINDOW, cpu_is_full)
-    assert differences(runtime.features(TEXTS), qwen3.documents(TEXTS)) == []
+    assert_features(runtime.features(TEXTS), qwen3.documents(TEXTS))
 
 
 def test_out_of_memory_between_two_layers_counts_nothing_twice(
@@ -76,7 +76,7 @@ def test_out_of_memory_between_two_layers_counts_nothing_twice(
         return encode(hidden_TD)
 
     monkeypatch.setattr(encoder, "encode", failing)
-    assert differences(runtime.features(TEXTS), qwen3.documents(TEXTS)) == []
+    assert_features(runtime.features(TEXTS), qwen3.documents(TEXTS))
     assert next(failures, None) is None, "the encoder was made to fail"
 
 

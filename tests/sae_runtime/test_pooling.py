@@ -12,7 +12,7 @@ from assay.sae_runtime import pooling
 from assay.sae_runtime.pooling import DocumentPooler, SparseFeatures, round_significand
 from assay.sae_runtime.runtime import Runtime
 from tests.sae_runtime.conftest import Checkpoint
-from tests.sae_runtime.tiny import differences, tiny_scope, words
+from tests.sae_runtime.tiny import assert_features, tiny_scope, words
 
 TEXTS = [words(n, seed=3) for n in (1, 2, 9, 40, 90, 130)]
 D_SAE, DOCUMENTS = 50, 6
@@ -115,7 +115,7 @@ def test_several_layers_in_one_pass_give_what_each_gives_alone(checkpoint: Check
 def test_what_is_pruned_lies_under_the_floor_and_what_is_kept_above(checkpoint: Checkpoint) -> None:
     layers = (1, 3)
     full = Runtime(tiny_scope(checkpoint.folder, layers=layers), device="cpu", threads=1).features(TEXTS)
-    assert differences(full, checkpoint.documents(TEXTS)) == []
+    assert_features(full, checkpoint.documents(TEXTS))
     weakest = {layer: int(f.ids[f.max.argmin()]) for layer, f in full.layers.items()}
     watched = [*weakest.items(), (1, 1023)]
     scope = tiny_scope(checkpoint.folder, layers=layers, top_m=20)

@@ -1,6 +1,6 @@
 """The runtime against an independent reference: plain transformers, one document at a time, dense encode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +8,36 @@ import pytest
 import torch
 from torch import Tensor
 
+from assay.sae_runtime import encoder
 from assay.sae_runtime.hardware import GemmRates
 from assay.sae_runtime.runtime import Runtime
+from assay.sae_runtime.screening import Int8Screen, Screened
 from tests.checkpoints import LAYERS
 from tests.sae_runtime.conftest import Checkpoint
 from tests.sae_runtime.reference import Document, LayerFeatures, Reference
-from tests.sae_runtime.tiny import TEXTS, K, differences, tiny_scope, words
+from tests.sae_runtime.tiny import TEXTS, K, assert_features, differences, tiny_scope, words
 
 LAST = LAYERS - 1
-FAST_INT8 = GemmRates(float32=1.0, bfloat16=1.0, int8=100.0)
 
 
 @pytest.fixture(params=["plain", "screened"])
-def encoder_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def encoder_settings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """The float32 encoder alone, and behind an int8 screen as on a machine where int8 is much faster."""
-    monkeypatch.setattr("assay.sae_runtime.encoder.cpu_rates", lambda: FAST_INT8)
-    return {"exact": request.param == "plain"}
+    tokens = {"screened": 0, "sure": 0}
+    screen = Int8Screen.topk
+
+    def counting(self: Int8Screen, hidden_TD: Tensor) -> Screened | None:
+        found = screen(self, hidden_TD)
+        tokens["screened"] += len(hidden_TD)
+        tokens["sure"] += int((~found.unsure_T).sum()) if found else 0
+        return found
+
+    monkeypatch.setattr(Int8Screen, "topk", counting)
+    monkeypatch.setattr(encoder, "cpu_rates", lambda: GemmRates(float32=1.0, bfloat16=1.0, int8=100.0))
+    monkeypatch.setattr(encoder, "_SCREEN_FROM", 0)
+    yield {"exact": request.param == "plain"}
+    assert (tokens["screened"] > 0) == (request.param == "screened")
+    assert tokens["sure"] >= 0.5 * tokens["screened"], "the screen left most tokens to the float32 encoder"
 
 
 @pytest.mark.parametrize("layers", [(1,), (LAST,), (0, 2, LAST)], ids=["one", "the-last", "several"])
@@ -33,7 +47,7 @@ def test_features_equal_plain_transformers_with_hooks(
     want = checkpoint.documents(TEXTS)
     runtime = Runtime(tiny_scope(checkpoint.folder, layers=layers, **encoder_settings), device="cpu", threads=1)
     got = runtime.features(TEXTS)
-    assert differences(got, want) == []
+    assert_features(got, want)
     assert all(len(features.ids) > 500 for features in got.layers.values())
     ties = sum(document.layers[layer].ties for document in want for layer in layers)
     assert ties <= 0.01 * len(layers) * got.tokens_seen.sum(), "too many near-ties for the test to say much"
@@ -42,7 +56,7 @@ def test_features_equal_plain_transformers_with_hooks(
 def test_position_0_is_counted_only_where_the_scope_says_so(checkpoint: Checkpoint) -> None:
     runtime = Runtime(tiny_scope(checkpoint.folder, mask_first=False), device="cpu", threads=1)
     got = runtime.features(TEXTS)
-    assert differences(got, checkpoint.documents(TEXTS, mask_first=False)) == []
+    assert_features(got, checkpoint.documents(TEXTS, mask_first=False))
     assert got.tokens_seen.tolist() == got.n_tokens.tolist()
 
 
@@ -85,7 +99,7 @@ def test_a_token_with_fewer_than_k_positive_features_has_only_those(
     scope = tiny_scope(tmp_path, layers=(1,), k=K, **encoder_settings)
     got = Runtime(scope, device="cpu", threads=1).features([words(60), "a", "ab"])
     reference = Reference(tmp_path / "model", {1: sae}, k=K, window=scope.window, overlap=scope.overlap)
-    assert differences(got, [reference.document(text) for text in (words(60), "a", "ab")]) == []
+    assert_features(got, [reference.document(text) for text in (words(60), "a", "ab")])
     assert 4 * 59 < got.layers[1].count[: got.layers[1].offsets[1]].sum() < 13 * 59
 
 
@@ -100,7 +114,7 @@ def test_in_bfloat16_the_encoder_adds_nothing_to_the_rounding_of_the_residual(
     for text in TEXTS:
         # Alone: in bfloat16 the shape of a batch decides how its residuals are rounded.
         want = checkpoint.documents([text], dtype=torch.bfloat16, window=1024)
-        assert differences(runtime.features([text]), want) == []
+        assert_features(runtime.features([text]), want)
 
 
 def test_in_bfloat16_the_top_k_changes_as_much_as_noise_of_its_rounding_makes_it(

@@ -56,6 +56,12 @@ def tiny_scope(folder: Path, **changes: Any) -> Scope:
     return Scope(**(values | changes))
 
 
+def assert_features(got: ChunkFeatures, want: Sequence[Document]) -> None:
+    """Fails with the first few things that rounding can't explain."""
+    problems = differences(got, want)
+    assert not problems, "\n".join([f"{len(problems)} differences, the first of which are:", *problems[:10]])
+
+
 def differences(got: ChunkFeatures, want: Sequence[Document]) -> list[str]:
     """What in `got` rounding can't explain, in words; empty for the same features. `got` must not be pruned."""
     if got.n_tokens.tolist() != [document.n_tokens for document in want]:
