@@ -26,6 +26,8 @@ class Choice(NamedTuple):
     acts_TF: Tensor
     sure_TF: Tensor
     possible_TF: Tensor
+    largest: float = 0.0
+    """the largest |h @ W_enc.T|: its rounding is in every activation, however small that is after the bias"""
 
 
 @dataclass
@@ -38,6 +40,7 @@ class LayerFeatures:
     outliers: int = 0
     ties: int = 0
     """counted tokens at which some feature is open"""
+    largest: float = 0.0
 
     @classmethod
     def none(cls, d_sae: int) -> "LayerFeatures":
@@ -53,6 +56,7 @@ class LayerFeatures:
             self.sum_F[end].add_(dense_TF.sum(0))
             if len(dense_TF):
                 self.max_F[end].copy_(torch.maximum(self.max_F[end], dense_TF.amax(0)))
+        self.largest = max(self.largest, choice.largest)
         self.ties += int((choice.sure_TF != choice.possible_TF).any(1).sum())
 
 
@@ -128,16 +132,18 @@ class Reference:
     def choose(self, layer: int, hidden_TD: Tensor) -> Choice:
         """topk(relu(h @ W_enc.T + b_enc), k), dense, with the features that rounding could swap."""
         sae = self.saes[layer]
-        pre_TF = hidden_TD.float() @ sae["W_enc"].float().T + sae["b_enc"].float()
+        product_TF = hidden_TD.float() @ sae["W_enc"].float().T
+        pre_TF = product_TF + sae["b_enc"].float()
         acts_TF = torch.relu(pre_TF)
         best_TK, ids_TK = torch.topk(acts_TF, self.k)
         top_TF = torch.zeros_like(acts_TF).scatter_(1, ids_TK, best_TK) > 0
-        near_T1 = OPEN * best_TK[:, :1]
+        near_T1 = OPEN * product_TF.abs().amax(1, keepdim=True)
         last_in_T1 = best_TK[:, -1:]
         best_out_T1 = torch.where(top_TF, -torch.inf, pre_TF).amax(1, keepdim=True)
         sure_TF = top_TF & (pre_TF - best_out_T1 > near_T1) & (pre_TF > near_T1)
         possible_TF = top_TF | ((last_in_T1 - pre_TF <= near_T1) & (pre_TF > -near_T1))
-        return Choice(acts_TF, sure_TF, possible_TF)
+        largest = float(product_TF.abs().max()) if len(product_TF) else 0.0
+        return Choice(acts_TF, sure_TF, possible_TF, largest)
 
     def _windows(self, length: int) -> list[tuple[range, range]]:
         """(positions seen for context only, positions counted): the counted ones follow each other without a gap."""

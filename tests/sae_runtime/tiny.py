@@ -10,7 +10,7 @@ import numpy as np
 from assay.sae_runtime.pooling import SparseFeatures
 from assay.sae_runtime.runtime import ChunkFeatures
 from assay.schemas.scope import Scope
-from tests.sae_runtime.reference import Document, LayerFeatures
+from tests.sae_runtime.reference import OPEN, Document, LayerFeatures
 
 K = 16
 WINDOW, OVERLAP = 64, 16
@@ -82,19 +82,22 @@ def _layer_differences(got: SparseFeatures, d: int, want: LayerFeatures, tokens_
         return ["ids aren't ascending"]
     if int(got.outliers[d]) != want.outliers:
         return [f"{got.outliers[d]} outliers instead of {want.outliers}"]
+    # An activation near 0 is the difference of larger numbers, so that its error follows the largest ones.
+    error = OPEN * want.largest
+    counted = max(1, tokens_seen - want.outliers)
+    mean_error_F = error * want.count_F[1].numpy() / counted
+    columns = [
+        ("count", got.count, want.count_F, 0.0, 0.0),
+        ("max", got.max, want.max_F, ELEVEN_BITS + ROUNDING, error),
+        ("mean", got.mean, [sum_F / counted for sum_F in want.sum_F], ELEVEN_BITS + ROUNDING, mean_error_F),
+    ]
     problems = []
-    columns = {"count": (got.count, want.count_F, 0.0), "max": (got.max, want.max_F, ELEVEN_BITS + ROUNDING)}
-    columns["mean"] = (got.mean, _mean(want, tokens_seen), ELEVEN_BITS + ROUNDING)
-    for name, (stored, (least_F, most_F), tolerance) in columns.items():
+    for name, stored, (least_F, most_F), relative, absolute in columns:
         dense = np.zeros(len(least_F))
         dense[got.ids[mine]] = stored[mine]
-        wrong = (dense < least_F.numpy() * (1 - tolerance)) | (dense > most_F.numpy() * (1 + tolerance))
+        least, most = least_F.numpy() * (1 - relative) - absolute, most_F.numpy() * (1 + relative) + absolute
         problems += [
-            f"{name} of feature {f} is {dense[f]:g}, not {least_F[f]:g} to {most_F[f]:g}" for f in wrong.nonzero()[0]
+            f"{name} of feature {f} is {dense[f]:g}, not {least_F[f]:g} to {most_F[f]:g}"
+            for f in ((dense < least) | (dense > most)).nonzero()[0]
         ]
     return problems
-
-
-def _mean(want: LayerFeatures, tokens_seen: int) -> tuple[Any, Any]:
-    counted = max(1, tokens_seen - want.outliers)
-    return want.sum_F[0] / counted, want.sum_F[1] / counted
