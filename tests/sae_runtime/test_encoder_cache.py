@@ -332,8 +332,10 @@ def test_the_cache_lies_where_the_environment_says(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "{}/home", **variables}.items():
         monkeypatch.setenv(name, value.format(tmp_path))
+    monkeypatch.chdir(tmp_path)
     cached_encoder(save_qwen_scope(tmp_path / "q"), "float16")
     assert len(encoder_files(tmp_path / place)) == 1
+    assert not (tmp_path / "relative").exists()
 
 
 def same_as_source(encoder: CachedEncoder, sae: SaeFile) -> bool:
