@@ -106,9 +106,9 @@ PACKAGES: list[Source] = [
 
 LABELLED: list[Source] = [
     Source("weborganizer", "labelled", cap=30_000_000, weight=3.0),
-    Source("davidson", "labelled", cap=1_000_000),
-    Source("multilingual_hatecheck", "labelled", cap=700_000),
-    Source("onestop", "labelled", cap=1_000_000, weight=2.0),
+    Source("davidson", "labelled", cap=1_000_000, weight=2.0),
+    Source("multilingual_hatecheck", "labelled", cap=700_000, weight=2.0),
+    Source("onestop", "labelled", cap=1_000_000, weight=3.0),
     Source("udhr2", "labelled", cap=3_500_000, weight=0.4),
 ]
 
