@@ -215,22 +215,22 @@ def _evidence(
     sources = np.array([row.source for row in rows])
     if spec["kind"] == "label":
         predicted = best.model.predict(x[test])
-        figures = _label_figures(labels[test], predicted)
-        rival = _label_figures(labels[test], baseline["model"].predict(baseline["x"][test]))
+        figures = label_figures(labels[test], predicted)
+        rival = label_figures(labels[test], baseline["model"].predict(baseline["x"][test]))
         right = predicted == labels[test]
         by_source = {
             s: {"accuracy": round(float(right[sources[test] == s].mean()), 4)} for s in sorted(set(sources[test]))
         }
         frequent = max(set(labels[train]), key=list(labels[train]).count)
-        majority = _label_figures(labels[test], np.full(test.sum(), frequent))
+        majority = label_figures(labels[test], np.full(test.sum(), frequent))
         key, threshold = "macro_f1", 0.5
     else:
         truth = labels == spec["positive"]
         score = _positive(best.model, x, spec)
-        threshold = _best_threshold(truth[held], score[held])
-        figures = _score_figures(truth[test], score[test], threshold)
+        threshold = best_threshold(truth[held], score[held])
+        figures = score_figures(truth[test], score[test], threshold)
         rival_score = _positive(baseline["model"], baseline["x"], spec)
-        rival = _score_figures(truth[test], rival_score[test], _best_threshold(truth[held], rival_score[held]))
+        rival = score_figures(truth[test], rival_score[test], best_threshold(truth[held], rival_score[held]))
         by_source = {s: _source_figure(truth, score, test & (sources == s)) for s in sorted(set(sources[test]))}
         majority = {"f1": round(float(f1_score(truth[test], np.ones(test.sum()))), 4), "auroc": 0.5}
         key = "auroc"
@@ -249,7 +249,8 @@ def _evidence(
     return threshold, evidence
 
 
-def _label_figures(truth: NDArray, predicted: NDArray) -> dict[str, float]:
+def label_figures(truth: NDArray, predicted: NDArray) -> dict[str, float]:
+    """Macro-F1 with its bootstrapped 95 % interval, and accuracy."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_BOOTSTRAPS)]
     macro = [f1_score(truth[d], predicted[d], average="macro", zero_division=0) for d in draws]
@@ -262,7 +263,8 @@ def _label_figures(truth: NDArray, predicted: NDArray) -> dict[str, float]:
     }
 
 
-def _score_figures(truth: NDArray, score: NDArray, threshold: float) -> dict[str, float]:
+def score_figures(truth: NDArray, score: NDArray, threshold: float) -> dict[str, float]:
+    """AUROC with its bootstrapped 95 % interval, average precision, and what a cut at `threshold` gives."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(truth), len(truth)) for _ in range(_BOOTSTRAPS)]
     aurocs = [roc_auc_score(truth[d], score[d]) for d in draws]
@@ -289,7 +291,8 @@ def _source_figure(truth: NDArray, score: NDArray, chosen: NDArray) -> dict[str,
     return {"mean_score": round(float(score[chosen].mean()), 4), "n": n, "positives": positives}
 
 
-def _best_threshold(truth: NDArray, score: NDArray) -> float:
+def best_threshold(truth: NDArray, score: NDArray) -> float:
+    """The cut from 0.05 to 0.95 with the largest F1."""
     grid = np.linspace(0.05, 0.95, 91)
     return round(float(grid[np.argmax([f1_score(truth, score > t) for t in grid])]), 2)
 

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,13 @@ def language(folder: Path) -> Iterator[Labelled]:
             yield Labelled(f"{row['id']}-l", row["text"][start : start + 300], "en", split_of(row["id"]), "web")
     for name, passage in _code():
         yield Labelled(f"code-{name}", passage, "code", split_of(name), "standard library")
+
+
+def reading_level(folder: Path) -> Iterator[Labelled]:
+    """News articles rewritten at three reading levels; the levels of one article are in one split."""
+    for row in read_rows(folder, "onestop"):
+        article = re.sub(r"-(adv|ele|int)(?=\.txt$)", "", row["article"])
+        yield Labelled(row["id"], row["text"], row["level"], split_of(article), "graded news")
 
 
 def _declaration(folder: Path) -> Iterator[Labelled]:

@@ -113,7 +113,9 @@ def _model(record: Record) -> str:
         f"{shape['vocab_size']} entries, no BOS, `<|endoftext|>` ends and pads.",
         f"{training['tokens'] / 1e6:.2f} M tokens in {training['steps']} steps of {shape['batch_rows']} rows "
         f"of {shape['context']}; {training['minutes']} minutes on {training['threads']} CPU threads of a busy "
-        f"machine; AdamW in float32, peak learning rate {shape['learning_rate']}, linear decay over the last "
+        f"machine; Muon at {shape['matrix_learning_rate']} on the layers' matrices, AdamW at "
+        f"{shape['learning_rate']} on embedding and norms, products in "
+        f"{'bfloat16' if shape['bfloat16'] else 'float32'}; linear decay over the last "
         f"{shape['decay']:.0%} of the {'steps' if shape['steps'] else 'wall-clock time'}, "
         f"weight decay {shape['weight_decay']}, seed {shape['seed']}.",
         f"SAEs: d_sae {sae['d_sae']}, k {sae['k']}, after Gao et al. 2024 (arXiv 2406.04093): unit decoder "

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from .common import log, read_json, write_json
+from .evaluate import mean_loss
 
 CHECKPOINT_SECONDS = 120
 
@@ -118,10 +119,13 @@ def pack_rows(tokens: dict[str, np.ndarray], weights: list[float], context: int,
     return packed[rng.permutation(len(packed))]
 
 
-def pretrain(tokens_path: Path, weights: list[float], out: Path, config: PretrainConfig) -> dict[str, Any]:
+def pretrain(
+    tokens_path: Path, weights: list[float], heldout: list[torch.Tensor], out: Path, config: PretrainConfig
+) -> dict[str, Any]:
     """Leaves the trained model in `out` and returns its training record.
 
-    Skips when `out/pretrain.json` exists; resumes from `out/checkpoint.pt` when that does.
+    The loss on the held-out windows (t,) is noted with every checkpoint, and decides nothing. Skips when
+    `out/pretrain.json` exists; resumes from `out/checkpoint.pt` when that does.
     """
     record_path, checkpoint_path = out / "pretrain.json", out / "checkpoint.pt"
     if record_path.exists():
@@ -133,12 +137,13 @@ def pretrain(tokens_path: Path, weights: list[float], out: Path, config: Pretrai
     optimizers = _optimizers(model, config)
     step, elapsed, epoch = 0, 0.0, 0
     curve: list[list[Any]] = []
+    heldout_curve: list[list[Any]] = []
     if checkpoint_path.exists():
         saved = torch.load(checkpoint_path, weights_only=True)
         model.load_state_dict(saved["model"])
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
-        step, elapsed, curve = saved["step"], saved["elapsed"], saved["curve"]
+        step, elapsed, curve, heldout_curve = (saved[name] for name in ("step", "elapsed", "curve", "heldout_curve"))
         log("pretrain: resuming at step %d after %.1f minutes", step, elapsed / 60)
     rows_RT = pack_rows(tokens, weights, config.context, config.seed)
     steps_per_epoch = len(rows_RT) // config.batch_rows
@@ -184,15 +189,19 @@ def pretrain(tokens_path: Path, weights: list[float], out: Path, config: Pretrai
             )
         if elapsed - last_saved > CHECKPOINT_SECONDS:
             last_saved = elapsed
+            heldout_curve.append([step, step * config.batch_rows * config.context, mean_loss(model, heldout)])
             state = {
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": step,
                 "elapsed": elapsed,
                 "curve": curve,
+                "heldout_curve": heldout_curve,
             }
             torch.save(state, checkpoint_path.with_suffix(".part"))
             checkpoint_path.with_suffix(".part").replace(checkpoint_path)
+            clock = time.monotonic()
+    heldout_curve.append([step, step * config.batch_rows * config.context, mean_loss(model, heldout)])
     model.to(torch.bfloat16).save_pretrained(out)  # type: ignore[arg-type]
     record = {
         "config": asdict(config),
@@ -203,6 +212,7 @@ def pretrain(tokens_path: Path, weights: list[float], out: Path, config: Pretrai
         "minutes": round(elapsed / 60, 1),
         "threads": torch.get_num_threads(),
         "loss_curve_step_tokens_nats": curve,
+        "heldout_curve_step_tokens_nats": heldout_curve,
     }
     write_json(record_path, record)
     return record
@@ -238,7 +248,5 @@ def _optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[torch.o
             momentum=config.momentum,
             adjust_lr_fn="match_rms_adamw",
         ),
-        torch.optim.AdamW(
-            others, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=0.0, fused=True
-        ),
+        torch.optim.AdamW(others, lr=config.learning_rate, betas=(0.9, config.beta2), weight_decay=0.0, fused=True),
     ]

@@ -25,9 +25,9 @@ SaeWeights = dict[str, torch.Tensor]
 class SaeConfig:
     """Shape and training of one SAE."""
 
-    d_sae: int = 3072
+    d_sae: int = 4096
     k: int = 32
-    aux_k: int = 96
+    aux_k: int = 128
     """Dead features used per token in the auxiliary loss (half of d_model, as in the paper)."""
     aux_coefficient: float = 1 / 32
     dead_after_tokens: int = 150_000
@@ -36,7 +36,7 @@ class SaeConfig:
     learning_rate: float = 2e-3
     decay: float = 0.4
     """Share of the run, at its end, with falling learning rate."""
-    passes: float = 1.5
+    passes: float = 1.0
     max_norm_ratio: float = 10.0
     """Residuals longer than this many median norms are left out of training."""
     seed: int = 11

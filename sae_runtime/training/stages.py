@@ -35,12 +35,14 @@ class BuildConfig:
 
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sae: SaeConfig = field(default_factory=SaeConfig)
-    sae_layers: tuple[int, ...] = (2, 4)
-    sae_tokens: int = 1_500_000
+    sae_layers: tuple[int, ...] = (1, 3, 4)
+    sae_tokens: int = 800_000
     """Residuals collected per layer."""
     tokenizer_chars: int = 16_000_000
     evaluation_documents: int = 150
     """Held-out documents per group."""
+    curve_documents: int = 30
+    """Held-out documents per group whose loss is followed during training."""
     probe_pages: tuple[int, int] = (800, 400)
     """Pages the topic probe is fitted and tested on."""
     baseline_bytes: int = 20_000_000
@@ -60,7 +62,10 @@ def tokenizer_stage(work: Path, weights: dict[str, float], config: BuildConfig) 
 def pretrain_stage(work: Path, weights: dict[str, float], config: BuildConfig) -> dict[str, Any]:
     """Leaves the language model in `lm/` and returns its training record."""
     by_number = [weights[name] for name in read_json(work / "tokens" / "sources.json")]
-    return pretrain(work / "tokens" / "train.npz", by_number, work / "lm", config.pretrain)
+    tokenizer = AutoTokenizer.from_pretrained(work / "model")
+    pages = [page for group in heldout_groups(work, config.curve_documents).values() for page in group]
+    heldout = [row for row in windows_of(tokenizer, pages, config.pretrain.context) if len(row) > 2]
+    return pretrain(work / "tokens" / "train.npz", by_number, heldout, work / "lm", config.pretrain)
 
 
 def load_model(work: Path) -> Qwen3ForCausalLM:
