@@ -51,7 +51,7 @@ _SHARD_BYTES = 16 * 2**20
 _LINE_EVERY_S = 20.0
 _HELD_OUT_TOKENS = 65_536
 _CE_TOKENS = 8_192
-_NOT_IDENTITY = {"out", "device", "threads", "checkpoint_minutes", "format", "expansion", "d_sae", "learning_rate"}
+_NOT_IDENTITY = {"out", "device", "threads", "checkpoint_minutes", "expansion", "d_sae", "learning_rate"}
 
 
 class TrainingPlan(NamedTuple):
@@ -135,7 +135,6 @@ def plan_training(parameters: TrainSaeParameters) -> TrainingPlan:
     identity = p.model_dump(mode="json", exclude=_NOT_IDENTITY) | {
         "d_sae": d_sae,
         "learning_rate": config.sae.learning_rate,
-        "format": p.format,
         "dtype": dtype,
         "documents": corpus.id,
         "backbone_files": fingerprint(files),

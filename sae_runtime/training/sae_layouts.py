@@ -14,6 +14,9 @@ from assay.sae_runtime.training.sae import SaeWeights, save_sae
 
 Layout = Literal["qwen-scope", "saelens"]
 
+_SAELENS_VERSION = "6.0.0"
+"""the first release that reads this layout; without a version SAELens takes it for an older one and drops the hook"""
+
 
 def write_saes(saes: Mapping[int, SaeWeights], folder: Path, layout: Layout, *, k: int, backbone: str) -> list[Path]:
     """Writes float32 weights whole or not at all, configuration last, and returns the files written."""
@@ -51,6 +54,7 @@ def _write_saelens(sae: SaeWeights, folder: Path, layer: int, k: int, backbone: 
         "reshape_activations": "none",
         "rescale_acts_by_decoder_norm": False,
         "metadata": {
+            "sae_lens_version": _SAELENS_VERSION,
             "model_name": backbone,
             "hook_name": hook,
             "hook_head_index": None,

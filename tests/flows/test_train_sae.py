@@ -175,6 +175,10 @@ def test_a_saelens_suite_is_trained_and_found_by_its_scope(
     assert report.layers == trained[1].layers
     for layer in (1, 3):
         found = load_file(tmp_path / f"out/blocks.{layer}.hook_resid_post/sae_weights.safetensors")
+        config = json.loads((tmp_path / f"out/blocks.{layer}.hook_resid_post/cfg.json").read_bytes())
+        # SAELens 6 ignores the metadata of a configuration that doesn't say that it is of version 6.
+        assert config["metadata"]["sae_lens_version"].startswith("6.")
+        assert config["metadata"]["hook_name"] == f"blocks.{layer}.hook_resid_post"
         mine = torch.load(trained[0] / f"layer{layer}.sae.pt", weights_only=True)
         assert torch.equal(found["W_enc"], mine["W_enc"].T)
         assert torch.equal(found["W_dec"], mine["W_dec"].T)

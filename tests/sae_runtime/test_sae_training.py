@@ -191,6 +191,14 @@ def test_every_layer_learns_from_one_pass(backbone: Backbone) -> None:
     assert all(last.fvu[layer].item() < 0.9 * first[layer] for layer in LAYERS)
 
 
+def test_each_supported_family_can_be_trained_on(checkpoint: Checkpoint) -> None:
+    backbone = Backbone(checkpoint.folder / "model", LAYERS, dtype=torch.float32, device=CPU)
+    run = LayersRun(backbone, source, replace(RUN, tokens=128 * 4))
+    while not run.finished:
+        found = run.step()
+    assert all(value.isfinite() for value in found.fvu.values())
+
+
 def test_fidelity_summed_over_a_stream_is_that_of_all_tokens_at_once(backbone: Backbone) -> None:
     run = LayersRun(backbone, source, RUN)
     saes = run.weights()
