@@ -9,7 +9,6 @@ OUT/
   training.json        parameters and held-out quality; written last
 """
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -43,8 +42,6 @@ from assay.schemas.parameters import TrainSaeParameters
 from assay.schemas.scope import Scope
 from assay.workers.corpora.planning import plan_corpus
 from assay.workers.training_windows import TrainingWindows
-
-log = logging.getLogger(__name__)
 
 _EXPANSION = 16
 _SHARD_BYTES = 16 * 2**20
@@ -284,6 +281,7 @@ def write_result(plan: TrainingPlan, saes: dict[int, SaeWeights]) -> dict[str, A
     files = write_saes(saes, out, p.format, k=p.k, backbone=p.backbone)
     with (out / "scope.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(plan.scope.model_dump(mode="json", exclude_defaults=True), file)
+    stderr().print("measuring on held-out documents")
     windows, notes = _windows(plan), []
     stream = ResidualStream(
         _backbone(plan),
