@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from assay.schemas.errors import AssayError, inert
-from assay.schemas.parameters import RayOptions, TagOptions
+from assay.schemas.parameters import RayOptions, TagOptions, TrainSaeParameters
 
 OK, FINDINGS, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -120,6 +120,19 @@ def plan(
         forecast = forecasts.forecast_tagging(TagParameters(corpus=subject, **options.model_dump()))
         lines = forecasts.tag_forecast_lines(forecast)
     _print_lines([forecast.model_dump_json(indent=1)] if json else lines)
+    return OK
+
+
+@app.command(group=START)
+def train_sae(
+    *, parameters: Annotated[TrainSaeParameters, Parameter(name="*", consume_multiple=True, negative="")]
+) -> int:
+    """Train a TopK SAE for each of some layers of a backbone, and write a scope that tags with them."""
+    from assay.flows.engine import run_flow
+    from assay.flows.train_sae import train_sae as flow
+    from assay.flows.train_sae import training_lines
+
+    _print_lines(training_lines(run_flow(flow, parameters)))
     return OK
 
 

@@ -64,16 +64,10 @@ def resolve_scope(
     `device` decides the backbone's dtype where the scope says auto; by default this machine's GPU, if any. It need
     not be on this machine if the work is done `elsewhere`.
     """
-    import torch
-
     from assay.sae_runtime.scope_files import identify
 
     scope = load_scope(name)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise AssayError(f"no such device: {device!r}", hint="give cpu, cuda or cuda:N")
-    if device.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
-        raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
+    device = require_device(device, elsewhere=elsewhere)
     default = default_taggers(scope)
     encoder = identify(scope, device)
     # What was measured here holds for every worker of the run: a corpus has features of one type.
@@ -81,3 +75,15 @@ def resolve_scope(
     watched = [(f.layer, f.feature) for t in default for f in t.features]
     features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)
+
+
+def require_device(device: str | None, *, elsewhere: bool = False) -> str:
+    """The device named, by default this machine's GPU if any; AssayError if it isn't here, nor work `elsewhere`."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise AssayError(f"no such device: {device!r}", hint="give cpu, cuda or cuda:N")
+    if device.startswith("cuda") and not elsewhere and not torch.cuda.is_available():
+        raise AssayError("no GPU is visible", where=f"device {device}", hint="leave out --device to run on the CPU")
+    return device

@@ -87,7 +87,7 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
         id_column=parameters.id_column,
         max_document_bytes=int(parameters.max_document_mb * 2**20),
     )
-    _refuse_store_in_corpus(parameters)
+    refuse_output_in_corpus(parameters.corpus, parameters.store, "store")
     shard_bytes = int((parameters.shard_mb or resolved.scope.shard_mb) * 2**20)
     corpus = plan_corpus(parameters.corpus, options, shard_bytes, progress=lambda line: stderr().print(line))
     features = fingerprint(resolved.features)
@@ -96,13 +96,14 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
     return TagPlan(parameters, resolved, corpus, features, tagset, fingerprint([corpus.id, tagset]))
 
 
-def _refuse_store_in_corpus(parameters: TagParameters) -> None:
-    corpus, store = absolute(parameters.corpus).rstrip("/"), absolute(parameters.store).rstrip("/")
-    folder = corpus.partition("*")[0].rpartition("/")[0] if "**" in corpus else corpus
-    if store == folder or store.startswith(f"{folder}/"):
+def refuse_output_in_corpus(corpus: str, output: str, what: str) -> None:
+    """AssayError if the folder to write to lies in the corpus."""
+    read, written = absolute(corpus).rstrip("/"), absolute(output).rstrip("/")
+    folder = read.partition("*")[0].rpartition("/")[0] if "**" in read else read
+    if written == folder or written.startswith(f"{folder}/"):
         raise AssayError(
-            "the store lies in the corpus, whose next reading would take the store's files for documents",
-            where=parameters.store,
+            f"the {what} lies in the corpus, whose next reading would take the {what}'s files for documents",
+            where=output,
             hint="choose a folder beside the corpus",
         )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from assay.sae_runtime.backbone import Backbone
 from assay.sae_runtime.encoder import Activations, Encoder
+from assay.sae_runtime.masking import counted_tokens, norm_outliers
 from assay.sae_runtime.windows import Window, pad
 from assay.schemas.errors import AssayError
 from assay.schemas.scope import Scope
@@ -63,14 +64,14 @@ class Forward:
     @torch.inference_mode()
     def _run_at_once(self, batch: Sequence[Window]) -> Encoded:
         """The mask leaves out padding, the overlap, first positions, and at each layer the norm outliers."""
-        at, usable_BL = _counted_tokens(batch, mask_first=self._scope.mask_first)
-        flat_T, document_T, position_T, usable_BL, ids_BL = map(self._to_device, (*at, usable_BL, pad(batch)))
+        counted = counted_tokens(batch, mask_first=self._scope.mask_first)
+        flat_T, document_T, position_T, usable_BL, ids_BL = map(self._to_device, (*counted, pad(batch)))
         layers: dict[int, Activations] = {}
         outlier: dict[int, Tensor] = {}
 
         def sink(layer: int, hidden_BLD: Tensor) -> None:
             hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, flat_T)
-            outlier[layer] = self._outliers(hidden_BLD, usable_BL)[flat_T]
+            outlier[layer] = norm_outliers(hidden_BLD, usable_BL, self._scope.norm_outlier)[flat_T]
             layers[layer] = _without(outlier[layer], self._encoders[layer].encode(hidden_TD))
 
         self._backbone.run(ids_BL, sink)
@@ -79,32 +80,6 @@ class Forward:
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copied from pinned memory, so that a GPU's queue need not wait for it."""
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
-
-    def _outliers(self, hidden_BLD: Tensor, usable_BL: Tensor) -> Tensor:
-        """Flat mask of the tokens whose residual norm exceeds norm_outlier medians of their window."""
-        if self._scope.norm_outlier is None:
-            return torch.zeros_like(usable_BL).flatten()
-        norms_BL = hidden_BLD.float().norm(dim=-1)
-        median_B1 = norms_BL.masked_fill(~usable_BL, torch.nan).nanmedian(dim=1, keepdim=True).values
-        # A window whose only token is masked has no median; it counts nothing either way.
-        return (norms_BL > self._scope.norm_outlier * median_B1).flatten()
-
-
-def _counted_tokens(batch: Sequence[Window], *, mask_first: bool) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """((flat_T, document_T, position_T), usable_BL) of a padded batch.
-
-    Counted tokens by their place in the flattened batch, with their document and their position in it; and which
-    places hold a token that isn't masked, counted or not.
-    """
-    length_B1 = torch.tensor([len(w.ids) for w in batch])[:, None]
-    fresh_B1 = torch.tensor([w.fresh for w in batch])[:, None]
-    place_1L = torch.arange(len(batch[0].ids))[None, :]
-    usable_BL = (place_1L < length_B1) & (place_1L >= int(mask_first))
-    counted_BL = usable_BL & (place_1L >= fresh_B1)
-    row_T, place_T = counted_BL.nonzero(as_tuple=True)
-    start_B = torch.tensor([w.start for w in batch])
-    document_B = torch.tensor([w.document for w in batch])
-    return (row_T * len(batch[0].ids) + place_T, document_B[row_T], start_B[row_T] + place_T), usable_BL
 
 
 def _without(outlier_T: Tensor, found: Activations) -> Activations:

@@ -1,5 +1,7 @@
 """Parameters of the flows: one model gives the command line's flags, the server's form, and its checks."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from assay.schemas.base import Model
@@ -38,3 +40,31 @@ class CurateParameters(RayOptions):
 
     recipe: Recipe
     where: str = Field("recipe", description="the recipe's file, for messages")
+
+
+class TrainSaeParameters(Model):
+    """What the flow train_sae does."""
+
+    backbone: str = Field(description="a folder with a transformers checkpoint, a Hub id, or 'embedded'")
+    backbone_revision: str | None = Field(None, description="Hub commit, branch or tag")
+    layers: tuple[int, ...] = Field(min_length=1, description="0-based decoder layers; each gets an SAE of its output")
+    corpus: str = Field(description="file, folder, glob, URI (s3://...) or Hugging Face dataset id")
+    out: str = Field(description="folder for SAEs, scope.yaml and training.json; made if absent")
+    expansion: int | None = Field(None, gt=0, description="features for each dimension of the residual; by default 16")
+    d_sae: int | None = Field(None, gt=0, description="features, in place of --expansion")
+    k: int = Field(32, gt=0, description="active features a token")
+    tokens: int = Field(2_000_000, gt=0, description="tokens that each SAE is trained on; a small corpus is repeated")
+    window: int = Field(512, ge=8, description="tokens in one forward pass; longer documents are windowed")
+    format: Literal["qwen-scope", "saelens"] = Field("qwen-scope", description="layout of the SAE files")
+    seed: int = Field(11, description="of the weights at the start and the order of tokens")
+    batch: int = Field(1024, gt=0, description="tokens in one training step")
+    buffer: int = Field(2**17, gt=0, description="tokens shuffled together, each 2 bytes x width x layers")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak of Adam's; by default 0.002 at 3,072 features, falling with their square root"
+    )
+    text_column: str = Field("text", description="column with the text")
+    id_column: str | None = Field(None, description="column with the id, which decides what is held out")
+    max_document_mb: float = Field(32.0, gt=0, description="longer documents are left out")
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads")
+    checkpoint_minutes: float = Field(2.0, ge=0, description="minutes between checkpoints")

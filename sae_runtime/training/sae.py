@@ -10,36 +10,26 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .common import log, write_atomically
+from .sae_trainer import SaeConfig, SaeTrainer, SaeWeights, geometric_median, topk_acts
 
-SaeWeights = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class SaeConfig:
-    """Shape and training of one SAE."""
-
-    d_sae: int = 4096
-    k: int = 32
-    aux_k: int = 128
-    """Dead features used per token in the auxiliary loss (half of d_model, as in the paper)."""
-    aux_coefficient: float = 1 / 32
-    dead_after_tokens: int = 150_000
-    """A feature is dead once it was silent for this many tokens."""
-    batch_tokens: int = 1024
-    learning_rate: float = 2e-3
-    decay: float = 0.4
-    """Share of the run, at its end, with falling learning rate."""
-    passes: float = 1.0
-    max_norm_ratio: float = 10.0
-    """Residuals longer than this many median norms are left out of training."""
-    seed: int = 11
+__all__ = [
+    "SaeConfig",
+    "SaeTrainer",
+    "SaeWeights",
+    "collect",
+    "decoder_layers",
+    "geometric_median",
+    "residuals",
+    "save_sae",
+    "topk_acts",
+    "train_sae",
+]
 
 
 class _Reached(Exception):
@@ -114,96 +104,26 @@ def without_outliers(hidden_ND: torch.Tensor, max_ratio: float) -> torch.Tensor:
     return hidden_ND[norm_N.isfinite() & (norm_N <= max_ratio * norm_N.nanmedian())]
 
 
-def topk_acts(pre_TF: torch.Tensor, k: int) -> torch.Tensor:
-    """Keeps the k largest positive pre-activations of each token and zeroes the rest."""
-    values_TK, index_TK = pre_TF.relu().topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(pre_TF).scatter(-1, index_TK, values_TK)
-
-
 def train_sae(hidden_ND: torch.Tensor, config: SaeConfig) -> tuple[SaeWeights, dict[str, Any]]:
-    """Fits one SAE to hidden_ND (N, D) and returns its weights for raw residuals, with a training record.
-
-    Works on residuals divided by their root mean square; that scale is folded back into the biases at the
-    end: relu and topk commute with a positive factor, so b_enc and b_dec take it and the matrices stay.
-    """
+    """Fits one SAE to hidden_ND (N, D) and returns its weights for raw residuals, with a training record."""
     generator = torch.Generator().manual_seed(config.seed)
     hidden_ND = without_outliers(hidden_ND, config.max_norm_ratio)
-    count, d_model = hidden_ND.shape
-    sample = hidden_ND[torch.randperm(count, generator=generator)[:100_000]].float()
-    b_dec = geometric_median(sample)
-    scale = (sample - b_dec).pow(2).mean().sqrt().item()
-    b_dec = (b_dec / scale).requires_grad_()
-    W_dec = torch.randn(d_model, config.d_sae, generator=generator)
-    W_dec = (W_dec / W_dec.norm(dim=0)).requires_grad_()
-    W_enc = W_dec.detach().T.clone().requires_grad_()
-    b_enc = (-(W_enc.detach() @ b_dec.detach())).requires_grad_()
-    parameters = [W_enc, W_dec, b_enc, b_dec]
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.999), fused=True)
-    silent_F = torch.zeros(config.d_sae)
+    count = len(hidden_ND)
+    sample_ND = hidden_ND[torch.randperm(count, generator=generator)[:100_000]].float()
+    trainer = SaeTrainer(sample_ND, config, generator)
     steps = int(count * config.passes) // config.batch_tokens
     order, curve = torch.empty(0, dtype=torch.long), []
     for step in range(steps):
         if len(order) < config.batch_tokens:
             order = torch.randperm(count, generator=generator)
         chosen, order = order[: config.batch_tokens], order[config.batch_tokens :]
-        x_TD = hidden_ND[chosen].float() / scale
-        remaining = 1 - step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / 100, remaining / config.decay)
-        pre_TF = x_TD @ W_enc.T + b_enc
-        acts_TF = topk_acts(pre_TF, config.k)
-        error_TD = x_TD - (acts_TF @ W_dec.T + b_dec)
-        variance = (x_TD - x_TD.mean(0)).pow(2).sum(1).mean()
-        fvu = error_TD.pow(2).sum(1).mean() / variance
-        fired_F = (acts_TF.detach() > 0).any(0)
-        silent_F = torch.where(fired_F, 0.0, silent_F + config.batch_tokens)
-        loss = fvu + config.aux_coefficient * _aux_loss(error_TD, pre_TF, W_dec, silent_F, config)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        with torch.no_grad():
-            if W_dec.grad is not None:
-                # The part of the gradient along a column only changes its length, which is fixed.
-                W_dec.grad -= (W_dec.grad * W_dec).sum(0) * W_dec
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            W_dec /= W_dec.norm(dim=0)
+        fvu = trainer.step(hidden_ND[chosen].float(), step / steps)
         if step % 50 == 0 or step == steps - 1:
-            dead = (silent_F > config.dead_after_tokens).float().mean().item()
+            dead = trainer.dead_share()
             curve.append([step, round(fvu.item(), 4), round(dead, 4)])
             log("sae: step %d of %d  FVU %.3f  dead %.1f %%", step, steps, fvu.item(), 100 * dead)
-    weights = {
-        "W_enc": W_enc.detach(),
-        "W_dec": W_dec.detach(),
-        "b_enc": b_enc.detach() * scale,
-        "b_dec": b_dec.detach() * scale,
-    }
-    return weights, {"tokens_collected": count, "steps": steps, "scale": scale, "curve_step_fvu_dead": curve}
-
-
-def _aux_loss(
-    error_TD: torch.Tensor,
-    pre_TF: torch.Tensor,
-    W_dec: torch.Tensor,
-    silent_F: torch.Tensor,
-    config: SaeConfig,
-) -> torch.Tensor:
-    """Gives the share of the error that the strongest dead features fail to rebuild; 0 with none dead."""
-    dead = (silent_F > config.dead_after_tokens).nonzero().flatten()
-    if not len(dead):
-        return torch.zeros(())
-    target_TD = error_TD.detach()
-    rebuilt_TD = topk_acts(pre_TF[:, dead], min(config.aux_k, len(dead))) @ W_dec[:, dead].T
-    missed = (target_TD - rebuilt_TD).pow(2).sum(1).mean() / target_TD.pow(2).sum(1).mean().clamp_min(1e-8)
-    return missed.nan_to_num(0.0)
-
-
-def geometric_median(points_ND: torch.Tensor, rounds: int = 30) -> torch.Tensor:
-    """Gives the point (D,) with about the least summed distance to all points (Weiszfeld iteration)."""
-    median_D = points_ND.mean(0)
-    for _ in range(rounds):
-        weight_N = 1.0 / (points_ND - median_D).norm(dim=1).clamp_min(1e-6)
-        median_D = (points_ND * weight_N[:, None]).sum(0) / weight_N.sum()
-    return median_D
+    record = {"tokens_collected": count, "steps": steps, "scale": trainer.scale, "curve_step_fvu_dead": curve}
+    return trainer.weights(), record
 
 
 def save_sae(weights: SaeWeights, path: Path, dtype: torch.dtype) -> None:

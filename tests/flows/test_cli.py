@@ -11,7 +11,7 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = ("demo", "tag", "curate", "plan", "status", "explain", "report", "doctor", "scopes")
+COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes")
 LOOK = """
 import sys
 from assay.flows import cli
