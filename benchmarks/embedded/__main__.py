@@ -1,6 +1,7 @@
-"""`python -m benchmarks.embedded --data FOLDER [--work FOLDER]`: measures the embedded model and writes its page.
+"""`python -m benchmarks.embedded --data FOLDER [--limit N]`: measures the embedded model and writes its page.
 
-Needs the labelled sets and the extra `fit`; some 15 minutes on two cores. `--page` only writes the page again from the
+Needs the labelled sets and the extra `fit`; some 15 minutes on two cores, less with
+a limit. `--page` only writes the page again from the
 figures that are kept.
 """
 
@@ -23,12 +24,12 @@ from benchmarks.embedded.features import LabelledFeatures, choose, describe
 from benchmarks.embedded.page import PAGE, RESULTS, write_page
 from benchmarks.embedded.probes import compare
 from benchmarks.embedded.representations import LENGTH, Pooled, Sae, pool, random_control, shortened
-from benchmarks.embedded.tasks import tasks
+from benchmarks.embedded.tasks import sample, tasks
 
 log = logging.getLogger("benchmarks.embedded")
 
 
-def measure(data: Path, work: Path) -> dict[str, Any]:
+def measure(data: Path, work: Path, limit: int) -> dict[str, Any]:
     """All figures of the page that the build and the taggers don't hold."""
     runtime = Runtime(load_scope("embedded"))
     layers = runtime.scope.layers
@@ -46,7 +47,7 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
 
     figures: dict[str, Any] = {}
     kinds: list[LabelledFeatures] = []
-    for task in tasks(data):
+    for task in tasks(data, limit):
         log.info("%s: %d texts through the model and its control", task.title, len(task.rows))
         texts, trained, random = run(task.rows, with_control=True)
         kinds.append(LabelledFeatures(task.name, task.rows, texts, trained.max))
@@ -55,7 +56,7 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
         figures[task.name] = {"title": task.title, "texts": counts, "ways": compare(task, texts, trained, random)}
         for way, row in figures[task.name]["ways"].items():
             log.info("%s, %s: %s", task.name, way, row)
-    rows = list(AXES["language"](data))
+    rows = sample(AXES["language"](data), limit)
     texts, trained, _ = run(rows, with_control=False)
     kinds.append(LabelledFeatures("language", rows, texts, trained.max))
     lines = (files("assay.flows") / "demo_documents.jsonl").read_text("utf-8").splitlines()
@@ -66,7 +67,7 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
     ]
     return {
         "date": date.today().isoformat(),
-        "command": "python -m benchmarks.embedded --data DATA",
+        "command": f"python -m benchmarks.embedded --data DATA --limit {limit}",
         "encoder": runtime.encoder_fingerprint,
         "layers": list(layers),
         "tokens_read": LENGTH,
@@ -79,6 +80,7 @@ def main() -> None:
     """Measures, keeps the figures and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embedded", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with the labelled sets (*.jsonl.gz)")
+    parser.add_argument("--limit", type=int, default=10_000, help="most texts of a task, by hash of their ids")
     parser.add_argument("--page", action="store_true", help="only write the page again from the kept figures")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -86,7 +88,7 @@ def main() -> None:
         if options.data is None:
             parser.error("--data is needed: the folder with the labelled sets")
         with tempfile.TemporaryDirectory() as work:
-            results = measure(options.data, Path(work))
+            results = measure(options.data, Path(work), options.limit)
         RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
         log.info("figures: %s", RESULTS)
     write_page()

@@ -71,8 +71,8 @@ def _of_label(kind: LabelledFeatures, label: str) -> Found:
     return Found(kind.name, label, column, *(float(share[column]) for share in shares["test"]))
 
 
-def _share(fired: sparse.csr_matrix, rows: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return np.asarray(fired[rows].mean(axis=0)).ravel()
+def _share(fired: sparse.csr_matrix, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.asarray(fired[rows].sum(axis=0)).ravel() / max(1, int(rows.sum()))
 
 
 def describe(kind: LabelledFeatures, found: Found, runtime: Runtime, shown: Sequence[str], *, abusive: bool) -> Record:

@@ -123,8 +123,8 @@ def _tasks(results: Record) -> str:
 Logistic regressions on discovery texts, every setting chosen on validation texts, figures on test texts: on all SAE
 features of the hooked layers (largest activation), on the mean residual of the best hooked layer, on TF-IDF (words or
 characters), and the first two again on the same architecture with the weights it would start from, with random
-directions for SAEs. All read the first {results["tokens_read"]} tokens of a text; tweets
-and sentences are a third of their sets.
+directions for SAEs. All read the first {results["tokens_read"]} tokens of a text; the
+texts are those of lowest hash in their sets, so that fewer train here than train the default taggers.
 
 {_table(["task", "measure", *ways, "test texts"], rows)}
 

@@ -1,7 +1,7 @@
 """One task, several ways of telling its labels: the same splits, each way's settings chosen on validation texts."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from assay.flows.fit import best_threshold, label_figures, score_figures
 from benchmarks.embedded.representations import Pooled
 from benchmarks.embedded.tasks import Task
 
-Matrix = NDArray[np.float64] | sparse.csr_matrix
+Matrix: TypeAlias = NDArray[np.float64] | sparse.csr_matrix
 
 
 class Probe(NamedTuple):

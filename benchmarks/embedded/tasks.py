@@ -7,9 +7,6 @@ from typing import NamedTuple
 
 from assay.flows.labelled import Labelled, domain, reading_level, toxicity
 
-SHORT_TEXTS_KEPT = 85
-"""Of 256 hash values: how many of the tweets and sentences are used, a third."""
-
 
 class Task(NamedTuple):
     """Texts with labels and splits."""
@@ -21,21 +18,22 @@ class Task(NamedTuple):
     """the label that counts as yes, or None where there are several"""
 
 
-def tasks(folder: Path) -> list[Task]:
-    """The four tasks on the labelled sets in `folder`; AssayError where one is missing."""
+def tasks(folder: Path, limit: int) -> list[Task]:
+    """The four tasks, at most `limit` texts each; AssayError where `folder` lacks a labelled set."""
     short = list(toxicity(folder))
     return [
-        Task("topic", "topic of a web page, 24 classes", list(domain(folder)), None),
-        Task("tweets", "abusive tweets", _third(r for r in short if r.source == "tweets"), "toxic"),
+        Task("topic", "topic of a web page, 24 classes", sample(domain(folder), limit), None),
+        Task("tweets", "abusive tweets", sample((r for r in short if r.source == "tweets"), limit), "toxic"),
         Task(
             "sentences",
             "hateful sentences in German, Spanish, French, Italian, Portuguese",
-            _third(r for r in short if r.source.startswith("sentences-")),
+            sample((r for r in short if r.source.startswith("sentences-")), limit),
             "toxic",
         ),
-        Task("reading level", "reading level of a news article, 3 classes", list(reading_level(folder)), None),
+        Task("reading level", "reading level of a news article, 3 classes", sample(reading_level(folder), limit), None),
     ]
 
 
-def _third(rows: Iterable[Labelled]) -> list[Labelled]:
-    return [row for row in rows if hashlib.sha256(row.id.encode()).digest()[-1] < SHORT_TEXTS_KEPT]
+def sample(rows: Iterable[Labelled], limit: int) -> list[Labelled]:
+    """The `limit` rows of lowest hash, so that a larger sample holds a smaller one."""
+    return sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())[:limit]

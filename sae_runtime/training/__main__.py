@@ -24,8 +24,10 @@ from .stages import BuildConfig, evaluate_stage, pretrain_stage, sae_stage, toke
 def quick_config() -> BuildConfig:
     """Gives a build that ends within a couple of minutes on two cores and proves only that the code works."""
     return BuildConfig(
-        pretrain=PretrainConfig(minutes=0.6, vocab_size=2048, context=256),
-        sae=SaeConfig(d_sae=768, dead_after_tokens=30_000),
+        pretrain=PretrainConfig(
+            minutes=0.6, vocab_size=2048, context=256, batch_rows=4, d_model=128, query_heads=4, d_mlp=352
+        ),
+        sae=SaeConfig(d_sae=768, aux_k=64, dead_after_tokens=30_000),
         sae_tokens=80_000,
         tokenizer_chars=1_000_000,
         evaluation_documents=40,

@@ -39,6 +39,8 @@ def export(
         temporary = out / (name + ".part")
         shutil.copyfile(work / folder / name, temporary)
         temporary.replace(out / name)
+    for stale in (out / "saes").glob("layer*.sae.pt"):
+        stale.unlink()
     for layer in config.sae_layers:
         weights = torch.load(work / "saes" / f"layer{layer}.sae.pt", weights_only=True)
         save_sae(weights, out / "saes" / f"layer{layer}.sae.pt", torch.float16)

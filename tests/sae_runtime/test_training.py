@@ -19,9 +19,12 @@ LAYERS = (1, 3, 4)
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A quick build of few steps, without labelled sets and without downloads."""
+    """A quick build of few steps and little data, without labelled sets and without downloads."""
     folder = tmp_path_factory.mktemp("build")
-    main(["--work", str(folder / "work"), "--out", str(folder / "out"), "--quick", "--steps", "12"])
+    small = {"sae_tokens": 20_000, "tokenizer_chars": 400_000, "evaluation_documents": 8, "baseline_bytes": 200_000}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assay.sae_runtime.training.__main__.quick_config", lambda: replace(quick_config(), **small))
+        main(["--work", str(folder / "work"), "--out", str(folder / "out"), "--quick", "--steps", "6"])
     return folder
 
 
@@ -60,8 +63,8 @@ def test_the_runtime_reads_the_build(built: Path) -> None:
 def test_the_record_tells_sources_losses_and_quality(built: Path) -> None:
     record = json.loads((built / "out/training.json").read_text())
     assert record["sources"]["python-stdlib"]["train_chars"] > 0
-    assert record["pretraining"]["steps"] == 12
-    assert record["pretraining"]["heldout_curve_step_tokens_nats"][-1][0] == 12
+    assert record["pretraining"]["steps"] == 6
+    assert record["pretraining"]["heldout_curve_step_tokens_nats"][-1][0] == 6
     for layer in LAYERS:
         row = record["metrics"]["saes"][f"layer{layer}"]
         assert 0 < row["fvu"] < 1
@@ -72,7 +75,7 @@ def test_the_record_tells_sources_losses_and_quality(built: Path) -> None:
 def test_a_second_run_does_nothing_again(built: Path) -> None:
     stages = [*(built / "work").rglob("*.json"), *(built / "work").rglob("*.pt")]
     before = {path: path.stat().st_mtime_ns for path in stages if path.name != "build.json"}
-    main(["--work", str(built / "work"), "--out", str(built / "again"), "--quick", "--steps", "12"])
+    main(["--work", str(built / "work"), "--out", str(built / "again"), "--quick", "--steps", "6"])
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (built / "again/model.safetensors").read_bytes() == (built / "out/model.safetensors").read_bytes()
 
@@ -89,7 +92,7 @@ class Killed(Exception):
 def test_an_interrupted_training_ends_as_an_undisturbed_one(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "assay.sae_runtime.training.pretrain"
     monkeypatch.setattr(f"{module}.CHECKPOINT_SECONDS", 0.0)
-    config = replace(quick_config().pretrain, steps=6)
+    config = replace(quick_config().pretrain, steps=5)
     tokens, heldout = built / "work/tokens/train.npz", [torch.arange(20)]
 
     def run(out: Path) -> dict[str, torch.Tensor]:
