@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=10_000, help="most texts of a task, by hash of their ids")
     parser.add_argument("--page", action="store_true", help="only write the page again from the kept figures")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     if not options.page:
         if options.data is None:
             parser.error("--data is needed: the folder with the labelled sets")

@@ -209,7 +209,7 @@ def _limits(results: Record, training: Record) -> str:
 - It saw windows of {training["pretraining"]["config"]["context"]} tokens.
 - Languages beside English come from manuals, fortunes and one declaration, and its features lean to
   those kinds of text.
-- Abuse is known from tweets of one place and year and from templated sentences; within other languages it is weak."""
+- Abuse is known from tweets of one place and year and from templated sentences."""
 
 
 def _again(results: Record) -> str:
@@ -220,7 +220,7 @@ The figures are of {results["date"]}, kept in `benchmarks/results/embedded-model
 ```bash
 python -m assay.sae_runtime.training --work WORK --labelled DATA --out OUT --compile   # builds model, SAEs and card
 make fit DATA=...                                                                      # fits the default taggers
-{results["command"]}                                     # measures, and writes this page
+{results["command"]}   # measures, and writes this page
 ```
 
 DATA is a folder with the labelled sets, which are not part of this repository. `--quick` builds something tiny within
