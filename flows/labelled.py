@@ -9,12 +9,12 @@ import gzip
 import hashlib
 import json
 import random
-import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from assay.sae_runtime.training.common import graded_article
 from assay.schemas.errors import AssayError
 
 Split = Literal["discovery", "validation", "test"]
@@ -125,8 +125,8 @@ def language(folder: Path) -> Iterator[Labelled]:
 def reading_level(folder: Path) -> Iterator[Labelled]:
     """News articles rewritten at three reading levels; the levels of one article are in one split."""
     for row in read_rows(folder, "onestop"):
-        article = re.sub(r"-(adv|ele|int)(?=\.txt$)", "", row["article"])
-        yield Labelled(row["id"], row["text"], row["level"], split_of(article), "graded news")
+        split = split_of(graded_article(row["article"]))
+        yield Labelled(row["id"], row["text"], row["level"], split, "graded news")
 
 
 def _declaration(folder: Path) -> Iterator[Labelled]:

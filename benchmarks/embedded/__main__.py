@@ -1,8 +1,7 @@
 """`python -m benchmarks.embedded --data FOLDER [--limit N]`: measures the embedded model and writes its page.
 
-Needs the labelled sets and the extra `fit`; some 15 minutes on two cores, less with
-a limit. `--page` only writes the page again from the
-figures that are kept.
+Needs the labelled sets and the extra `fit`; some 15 minutes on two cores, less with a limit.
+`--page` only writes the page again from the figures that are kept.
 """
 
 import argparse

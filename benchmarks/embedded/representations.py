@@ -11,6 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from assay.sae_runtime.backbone import Backbone
+from assay.sae_runtime.masking import counted_tokens
 from assay.sae_runtime.training.pretrain import PretrainConfig, build_model
 from assay.sae_runtime.windows import Tokenizer, cut_windows, make_batches, pad
 
@@ -55,9 +56,7 @@ def pool(backbone: Backbone, tokenizer: Tokenizer, texts: Sequence[str], saes: M
     F = len(next(iter(saes.values())).b_enc_F)
     for batch in make_batches(windows, _BATCH_TOKENS):
         documents = np.array([w.document for w in batch])
-        lengths = torch.tensor([len(w.ids) for w in batch])
-        place_L = torch.arange(len(batch[0].ids))
-        keep_BL = (place_L < lengths[:, None]) & (place_L > 0)
+        keep_BL = counted_tokens(batch, mask_first=True).usable_BL
         for at, (layer, hidden_BLD) in enumerate(backbone.residuals(pad(batch)).items()):
             total_BD = (hidden_BLD * keep_BL[:, :, None]).sum(1)
             mean[layer][documents] = (total_BD / keep_BL.sum(1).clamp_min(1)[:, None]).numpy()

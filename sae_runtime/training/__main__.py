@@ -17,7 +17,7 @@ from .card import export
 from .common import log, read_json, write_json
 from .gather import gather
 from .pretrain import PretrainConfig
-from .sae import SaeConfig
+from .sae_trainer import SaeConfig
 from .stages import BuildConfig, evaluate_stage, pretrain_stage, sae_stage, tokenizer_stage
 
 

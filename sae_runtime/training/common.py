@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -44,6 +45,11 @@ def is_train(key: str) -> bool:
 def is_test(key: str) -> bool:
     """Tells whether text under this key is held out for the final numbers."""
     return bucket(key) in TEST_BUCKETS
+
+
+def graded_article(name: str) -> str:
+    """Gives the name of a graded article without its reading level, which its levels share."""
+    return re.sub(r"-(adv|ele|int)(?=\.txt$)", "", name)
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

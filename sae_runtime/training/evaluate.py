@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from .baseline import ByteNgram
 from .common import Document, log
-from .sae import SaeWeights, decoder_layers, residuals, topk_acts
+from .sae import decoder_layers, residuals
+from .sae_trainer import SaeWeights, topk_acts
 
 Model = Qwen3ForCausalLM
 

@@ -16,7 +16,7 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .common import Document, is_test, is_train, log, read_json, write_documents, write_json
+from .common import Document, graded_article, is_test, is_train, log, read_json, write_documents, write_json
 from .extract import documents_of
 from .sources import FALLBACK, LABELLED, LABELLED_LICENCES, LOCAL, PACKAGES, Source
 
@@ -161,7 +161,7 @@ def _labelled_documents(path: Path, source: Source) -> Iterator[Document]:
 
 def _whole_article_on_one_side(key: str) -> bool:
     """Keeps a graded article only if all its reading levels fall on the same side of the split."""
-    stem = re.sub(r"-(adv|ele|int)(?=\.txt$)", "", key)
+    stem = graded_article(key)
     keys = [key, stem, *(stem.replace(".txt", f"-{level}.txt") for level in ("adv", "ele", "int"))]
     return all(is_train(k) for k in keys) or all(is_test(k) for k in keys)
 

@@ -16,20 +16,7 @@ from typing import Any
 import torch
 
 from .common import log, write_atomically
-from .sae_trainer import SaeConfig, SaeTrainer, SaeWeights, geometric_median, topk_acts
-
-__all__ = [
-    "SaeConfig",
-    "SaeTrainer",
-    "SaeWeights",
-    "collect",
-    "decoder_layers",
-    "geometric_median",
-    "residuals",
-    "save_sae",
-    "topk_acts",
-    "train_sae",
-]
+from .sae_trainer import SaeConfig, SaeTrainer, SaeWeights
 
 
 class _Reached(Exception):

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save
 
 from assay.sae_runtime.training.common import write_atomically, write_json
-from assay.sae_runtime.training.sae import SaeWeights, save_sae
+from assay.sae_runtime.training.sae import save_sae
+from assay.sae_runtime.training.sae_trainer import SaeWeights
 
 Layout = Literal["qwen-scope", "saelens"]
 

@@ -24,7 +24,8 @@ from .evaluate import (
     windows_of,
 )
 from .pretrain import PretrainConfig, build_model, pretrain
-from .sae import SaeConfig, collect, save_sae, train_sae
+from .sae import collect, save_sae, train_sae
+from .sae_trainer import SaeConfig
 from .sources import LABELLED
 from .tokenizer import save_tokenizer, tokenize_documents, train_tokenizer
 
