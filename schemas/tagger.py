@@ -11,6 +11,7 @@ from assay.schemas.errors import AssayError
 
 Axis = Literal["quality", "safety", "domain", "language", "custom"]
 Pooling = Literal["any", "max", "mean", "count"]
+Rule = Literal["any_of", "linear", "dense"]
 
 
 class FeatureWeight(Model):
@@ -23,8 +24,20 @@ class FeatureWeight(Model):
     tokens: tuple[str, ...] = Field((), description="tokens on which it fires most in the fitting data")
 
 
+class DenseLayer(Model):
+    """A dense probe's part: weights on the mean residual of a document's counted tokens at one layer."""
+
+    layer: int = Field(ge=0)
+    weights: tuple[tuple[FiniteFloat, ...], ...] = Field(description="one row of d_model numbers a label")
+
+
 class Tagger(Model):
-    """Scores or labels a document: sigmoid (score) or softmax (label) of bias + weights @ min(pooled / scale, 1)."""
+    """Scores or labels a document by one of three rules.
+
+    linear: sigmoid (score) or softmax (label) of bias + weights @ min(pooled / scale, 1), or that sum itself, cut to
+    [0, 1], where the link is identity. any_of: 1 if any of the features fired, else 0 (Qwen-Scope, eq. 15 and 17).
+    dense: as linear, on mean residuals, which a run stores only where its scope says `residuals`.
+    """
 
     format: Literal["assay.tagger/1"] = "assay.tagger/1"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", description="also the name of its column")
@@ -37,7 +50,15 @@ class Tagger(Model):
     pooling: Pooling = Field(description="which pooled value of a feature is used; any: 1 if it fired at all")
     sqrt: bool = Field(description="take the square root after scaling, which evens out bursts")
     bias: tuple[FiniteFloat, ...]
-    features: tuple[FeatureWeight, ...] = Field(min_length=1)
+    rule: Rule = Field("linear", description="how features become a score")
+    link: Literal["logistic", "identity"] = Field(
+        "logistic", description="identity: a regression's score, cut to [0, 1]"
+    )
+    unit: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        None, description="of a regression: what scores 0 and 1 stand for on the scale of its labels"
+    )
+    features: tuple[FeatureWeight, ...] = Field((), description="none in a dense probe")
+    dense: tuple[DenseLayer, ...] = Field((), description="of a dense probe only")
     threshold: float = Field(0.5, ge=0, le=1, description="where a yes/no reading of a score is best cut")
     threshold_rule: str = ""
     method: str = Field(description="how it was fitted")
@@ -51,6 +72,14 @@ class Tagger(Model):
             raise ValueError("a score has exactly one label: its positive class")
         if self.kind == "label" and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat")
+        if (self.rule == "dense") == bool(self.features) or (self.rule == "dense") != bool(self.dense):
+            raise ValueError(
+                f"a tagger by the rule {self.rule} needs {'dense' if self.rule == 'dense' else 'features'}"
+            )
+        if self.rule == "any_of" and (self.kind, self.pooling) != ("score", "any"):
+            raise ValueError("any_of gives a score, from the pooling 'any'")
+        if self.kind == "label" and self.link == "identity":
+            raise ValueError("a label tagger has the link 'logistic'")
         if len(self.bias) != outputs:
             raise ValueError(f"bias has {len(self.bias)} numbers, expected {outputs}")
         seen = set()
@@ -66,6 +95,9 @@ class Tagger(Model):
     def fingerprint(self) -> str:
         """16 hex digits over all that decides the tag; evidence and prose may change without it."""
         decides = {"format", "name", "version", "axis", "kind", "labels", "encoder", "pooling", "sqrt", "bias"}
+        # Fields that came later count only where they say something, so that older taggers keep their names.
+        later = ("rule", "link", "dense")
+        decides |= {name for name in later if getattr(self, name) != type(self).model_fields[name].default}
         weights = [[f.layer, f.feature, f.scale, f.weights] for f in self.features]
         return fingerprint([self.model_dump(mode="json", include=decides), weights])
 
