@@ -72,10 +72,9 @@ class Tagger(Model):
             raise ValueError("a score has exactly one label: its positive class")
         if self.kind == "label" and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels repeat")
-        if (self.rule == "dense") == bool(self.features) or (self.rule == "dense") != bool(self.dense):
-            raise ValueError(
-                f"a tagger by the rule {self.rule} needs {'dense' if self.rule == 'dense' else 'features'}"
-            )
+        if (bool(self.features), bool(self.dense)) != (self.rule != "dense", self.rule == "dense"):
+            holds = "dense layers and no features" if self.rule == "dense" else "features and no dense layers"
+            raise ValueError(f"a tagger by the rule {self.rule} has {holds}")
         if self.rule == "any_of" and (self.kind, self.pooling) != ("score", "any"):
             raise ValueError("any_of gives a score, from the pooling 'any'")
         if self.kind == "label" and self.link == "identity":
