@@ -25,7 +25,7 @@ lint: $(VENV)/tests-installed
 # The type checker needs the tree under the name it is installed as.
 types: $(VENV)/tests-installed
 	mkdir -p $(VENV)/types/assay
-	for part in configs dashboard flows sae_runtime schemas workers; do \
+	for part in configs dashboard flows sae_runtime schemas taggers workers; do \
 		ln -sfn "$(CURDIR)/$$part" $(VENV)/types/assay/$$part; done
 	ln -sfn "$(CURDIR)/benchmarks" $(VENV)/types/benchmarks
 	MYPYPATH=$(VENV)/types $(BIN)/mypy --config-file pyproject.toml -p assay -p benchmarks

@@ -38,16 +38,18 @@ FORMAT, ARCHITECTURE, DEPENDENCIES = (
     (DOCS / f"{name}.md").read_text("utf-8") for name in ("data-format", "architecture", "dependencies")
 )
 PAGES = sorted(DOCS.glob("*.md")) + [path for path in [ROOT / "README.md"] if path.exists()]
-FLOORS = ("flows", "dashboard", "workers", "sae_runtime", "schemas")
+FLOORS = ("flows", "dashboard", "taggers", "workers", "sae_runtime", "schemas")
 MAY_IMPORT = {
-    "flows": {"dashboard", "workers", "sae_runtime", "schemas"},
+    "flows": {"dashboard", "taggers", "workers", "sae_runtime", "schemas"},
     "dashboard": {"schemas"},
+    "taggers": {"workers", "sae_runtime", "schemas"},
     "workers": {"sae_runtime", "schemas"},
     "sae_runtime": {"schemas"},
     "schemas": set(),
 }
 MAY_NOT_IMPORT = {
     "sae_runtime": {"ray", "prefect"},
+    "taggers": {"ray", "prefect"},
     "workers": {"prefect"},
     "dashboard": {"ray", "prefect", "torch", "transformers"},
     "schemas": {"ray", "prefect", "torch", "transformers", "fsspec", "polars", "sklearn"},

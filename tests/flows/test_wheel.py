@@ -11,7 +11,7 @@ import pytest
 from tests.flows.corpora import assay_environment
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("configs", "dashboard", "flows", "sae_runtime", "schemas", "workers")
+FOLDERS = ("configs", "dashboard", "flows", "sae_runtime", "schemas", "taggers", "workers")
 DATA = (".css", ".html", ".json", ".jsonl", ".safetensors", ".yaml", ".md", ".txt", ".pt")
 TRY = """
 import importlib, json, sys
