@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from assay.flows.report import read_taggers
-from assay.flows.tag import load_manifest
+from assay.flows.stores import load_manifest, read_taggers
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.errors import AssayError, inert, printable

@@ -35,6 +35,15 @@ class TagParameters(TagOptions):
     corpus: str = Field(description="file, folder, glob, URI (s3://...) or Hugging Face dataset id")
 
 
+class ApplyParameters(RayOptions):
+    """What `assay apply` does."""
+
+    store: str = Field(description="folder or URI of the store")
+    taggers: str = Field(description="tagger file or folder to apply")
+    run: str | None = Field(None, description="finished run whose features are read; needed where corpora differ")
+    workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
+
+
 class CurateParameters(RayOptions):
     """What the flow curate does."""
 
