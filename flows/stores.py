@@ -14,6 +14,7 @@ from assay.schemas.errors import AssayError
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity, Scope
 from assay.schemas.statistics import TagColumn, merge
 from assay.schemas.store import (
+    Recomputed,
     RunRecord,
     ShardCommit,
     ShardEntry,
@@ -60,19 +61,31 @@ def begin_run(store: ObjectStore, record: RunRecord, corpus: CorpusPlan, taggers
     store.create(f"{run_prefix(record.run)}/plan.json", record_json(corpus), attempt=attempt)
 
 
-def seal(store: ObjectStore, record: RunRecord, corpus: CorpusPlan, taggers: Sequence[TagColumn]) -> TagManifest:
-    """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays."""
+def seal(
+    store: ObjectStore,
+    record: RunRecord,
+    corpus: CorpusPlan,
+    taggers: Sequence[TagColumn],
+    recomputed_from: str | None = None,
+) -> TagManifest:
+    """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays.
+
+    `recomputed_from` names the run whose undecided documents this one decided.
+    """
     key = f"{run_prefix(record.run)}/manifest.json"
     log = CommitLog(store, tags_prefix(record.tagset))
     reasons: Counter[str] = Counter()
     undecided: Counter[str] = Counter()
-    entries, columns, unreadable = [], [], 0
+    entries, columns, unreadable, again = [], [], 0, {"documents": 0, "tokens": 0}
     statistics = _Merged()
     for shard, commit in zip(corpus.shards, log.read_many(s.id for s in corpus.shards), strict=True):
         entries.append(_entry(shard, commit))
         columns.append(commit.columns)
         reasons.update(commit.quarantine_reasons)
         undecided.update(commit.undecided)
+        if "recomputed" in commit.objects:
+            again["documents"] += commit.objects["recomputed"].rows
+            again["tokens"] += commit.recomputed_tokens
         if commit.unreadable:
             unreadable += 1
         else:
@@ -97,6 +110,7 @@ def seal(store: ObjectStore, record: RunRecord, corpus: CorpusPlan, taggers: Seq
         undecided=dict(sorted(undecided.items())),
         unreadable_shards=unreadable,
         statistics=store.create_named(run_prefix(record.run), "statistics", ".parquet", *merged, attempt=attempt),
+        recomputed=Recomputed(run=recomputed_from, **again) if recomputed_from else None,
         shards=tuple(entries),
     )
     store.create(key, record_json(manifest), attempt=attempt)

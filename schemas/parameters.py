@@ -44,6 +44,16 @@ class ApplyParameters(RayOptions):
     workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
 
 
+class RecomputeParameters(RayOptions):
+    """What `assay recompute` does."""
+
+    store: str = Field(description="folder or URI of the store")
+    run: str | None = Field(None, description="finished run that left documents undecided")
+    workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+
+
 class CurateParameters(RayOptions):
     """What the flow curate does."""
 
