@@ -185,7 +185,7 @@ def new_taggers(tiny_scope: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     for changes in (
         {"name": "kindness", "bias": (0.25,)},
         {"name": "open", "features": (*quality.features[:2], unwatched(1, 1.0)[0]), "rule": "any_of", "pooling": "any"},
-        {"name": "courage", "features": unwatched(3, 0.03)},
+        {"name": "courage", "features": (*quality.features[:3], unwatched(3, 0.3)[0])},
     ):
         (folder / f"{changes['name']}.json").write_text(dump_tagger(quality.model_copy(update=changes)), "utf-8")
     return folder

