@@ -20,7 +20,7 @@ from assay.schemas.evidence import Figure
 from assay.schemas.parameters import CalibrateParameters
 from assay.schemas.store import ShardEntry, TagManifest
 from assay.schemas.tagger import Tagger
-from assay.taggers.calibration import TOP_SHARES, Labels, choose_threshold, figures_at, stratum_of, weights
+from assay.taggers.calibration import TOP_SHARES, Labels, choose_threshold, figures_at, quotas, stratum_of, weights
 from assay.taggers.score_counts import Scores, count_above, smallest
 from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
@@ -158,9 +158,9 @@ def _sizes(scores: Scores, edges: Sequence[float]) -> tuple[int, ...]:
 
 
 def _write_sample(run: _Run, parameters: CalibrateParameters, edges: Sequence[float], sizes: Sequence[int]) -> int:
-    """Writes JSONL to label: of each stratum an equal number, the documents with the smallest hashes of their ids."""
+    """Writes JSONL to label: of each stratum about an equal number, the documents with the smallest hashes of their ids."""
     assert parameters.sample is not None and parameters.sample_out is not None  # noqa: S101 - checked there
-    quota = max(1, parameters.sample // sum(size > 0 for size in sizes))
+    quota = quotas(sizes, parameters.sample)
     best: list[list[tuple[str, str, int, str, float]]] = [[] for _ in sizes]
     for entry, table in run.tables("doc_id", "row"):
         scores = table[run.tagger.name].to_numpy()
@@ -168,7 +168,7 @@ def _write_sample(run: _Run, parameters: CalibrateParameters, edges: Sequence[fl
         ids, rows = table["doc_id"].to_pylist(), table["row"].to_pylist()
         for at, s in enumerate(stratum.tolist()):
             best[s].append((_draw(ids[at]), entry.shard, rows[at], ids[at], float(scores[at])))
-        best = [sorted(found)[:quota] for found in best]
+        best = [sorted(found)[:most] for found, most in zip(best, quota, strict=True)]
     chosen = {(shard, row): (s, name, score) for s, found in enumerate(best) for _, shard, row, name, score in found}
     taken = [len(found) for found in best]
     with parameters.sample_out.open("w", encoding="utf-8") as out:

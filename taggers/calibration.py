@@ -51,6 +51,16 @@ def weights(stratum: NDArray[np.intp], sizes: Sequence[int]) -> NDArray[np.float
     return (np.asarray(sizes, float) / np.maximum(labelled, 1))[stratum]
 
 
+def quotas(sizes: Sequence[int], documents: int) -> list[int]:
+    """How many documents to draw of each stratum: as equal as the strata allow, `documents` together where they can."""
+    found, left = [0] * len(sizes), documents
+    order = sorted(range(len(sizes)), key=lambda s: sizes[s])
+    for at, s in enumerate(order):
+        found[s] = min(sizes[s], max(left // (len(order) - at), 1))
+        left -= found[s]
+    return found
+
+
 def choose_threshold(labels: Labels, rule: Literal["fpr", "precision"], target: float) -> Chosen:
     """The lowest threshold that meets the target by the weighted estimate. AssayError if no result of so few labels
     could show it at 95 %, or if none of the scores meets it."""

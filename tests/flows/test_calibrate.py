@@ -1,6 +1,7 @@
 """Calibrating a threshold on a tagged store: by share exactly, by labels on a drawn sample, never by guessing."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_a_sample_is_drawn_the_same_each_time_with_text_and_weights_and_can_be_l
         assert ran.code == 0, ran
     assert sample.read_bytes() == again.read_bytes()
     lines = [json.loads(line) for line in sample.read_text().splitlines()]
-    assert 60 < len(lines) <= 120
+    assert len(lines) == 120
     assert all(line["text"] == tagged_here.corpus.documents[line["id"]] for line in lines)
     assert sum(line["weight"] for line in lines) == pytest.approx(len(quality))
     scores = dict(quality.iter_rows())
@@ -64,21 +65,21 @@ def test_a_sample_is_drawn_the_same_each_time_with_text_and_weights_and_can_be_l
     for line in lines:
         by_stratum.setdefault(line["stratum"], []).append(line["score"])
     ends = [(min(found), max(found)) for _, found in sorted(by_stratum.items())]
-    assert all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in pairwise(ends))
     unlabelled = cli("calibrate", tagged_here.store, "--tagger", "quality", "--fpr", 0.1, "--labels", sample)
     assert "no line is labelled" in unlabelled.err
 
     cut = float(np.quantile(quality["quality"], 0.6))
     sample.write_text("".join(json.dumps({**line, "label": line["score"] > cut}) + "\n" for line in lines))
     out = tmp_path / "overlay.json"
-    ran = cli("calibrate", tagged_here.store, "--tagger", "quality", "--fpr", 0.15, "--labels", sample, "-o", out)
+    ran = cli("calibrate", tagged_here.store, "--tagger", "quality", "--fpr", 0.2, "--labels", sample, "-o", out)
     assert ran.code == 0, ran
     found = load_calibration(out)
     assert found.labelled == len(lines)
     assert found.labels_sha256 is not None
-    assert found.figures["fpr"].value <= 0.15
+    assert found.figures["fpr"].value <= 0.2
     exact = quality.filter(pl.col("quality") <= cut)["quality"] > found.threshold
-    assert exact.mean() <= 0.3
+    assert exact.mean() <= 0.35
     assert found.figures["recall"].value == 1.0
 
 
@@ -128,7 +129,7 @@ def test_a_mistake_says_what_is_wrong(
 
 
 def test_a_label_tagger_and_an_unknown_one_are_refused(tagged_here: TaggedHere, cli: Cli) -> None:
-    assert "only a score has a threshold" in cli(
-        "calibrate", tagged_here.store, "--tagger", "domain", "--share", 0.1
-    ).err
+    assert (
+        "only a score has a threshold" in cli("calibrate", tagged_here.store, "--tagger", "domain", "--share", 0.1).err
+    )
     assert "did you mean 'quality'?" in cli("calibrate", tagged_here.store, "--tagger", "qualty", "--share", 0.1).err

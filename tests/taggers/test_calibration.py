@@ -15,6 +15,7 @@ from assay.taggers.calibration import (
     choose_threshold,
     figures_at,
     needed,
+    quotas,
     stratum_of,
     weights,
 )
@@ -127,6 +128,16 @@ def test_what_is_needed_is_the_least_for_which_a_flawless_sample_holds_the_targe
         )
         figure = figures_at(flawless, 0.5)[rule]
         assert (figure.high <= target if rule == "fpr" else figure.low >= target) == holds
+
+
+@pytest.mark.parametrize(
+    ("sizes", "documents", "drawn_of_each"),
+    [([100, 100, 100], 30, [10, 10, 10]), ([1000, 3, 0, 1], 24, [20, 3, 0, 1]), ([5, 1, 2], 50, [5, 1, 2])],
+)
+def test_what_a_small_stratum_lacks_is_drawn_of_the_others(
+    sizes: list[int], documents: int, drawn_of_each: list[int]
+) -> None:
+    assert quotas(sizes, documents) == drawn_of_each
 
 
 def test_a_stratum_without_labels_is_refused() -> None:
