@@ -158,7 +158,7 @@ def _sizes(scores: Scores, edges: Sequence[float]) -> tuple[int, ...]:
 
 
 def _write_sample(run: _Run, parameters: CalibrateParameters, edges: Sequence[float], sizes: Sequence[int]) -> int:
-    """Writes JSONL to label: of each stratum about an equal number, the documents with the smallest hashes of their ids."""
+    """Writes JSONL to label: of each stratum about as many, those with the smallest hashes of their ids."""
     assert parameters.sample is not None and parameters.sample_out is not None  # noqa: S101 - checked there
     quota = quotas(sizes, parameters.sample)
     best: list[list[tuple[str, str, int, str, float]]] = [[] for _ in sizes]
