@@ -1,0 +1,171 @@
+"""A tagger on neutral sentences: does it move when a group of people takes the place of nobody in particular?"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from assay.schemas.audit import IdentityAudit, IdentityTerm, IdentityTerms, TermAudit
+from assay.schemas.evidence import Figure
+from assay.schemas.tagger import Tagger
+from assay.taggers.association import discovery_rates
+from assay.taggers.audit import FALSE_DISCOVERIES, blame
+from assay.taggers.feature_values import FeatureValues, outputs, weights
+
+SHIFT = 0.05
+"""change of a score or a probability from which a term is flagged, if no filler moves it as far"""
+
+
+class Sentence(NamedTuple):
+    """One neutral sentence; sentences of one frame differ in their phrase alone."""
+
+    text: str
+    frame: int
+    language: str
+    term: int | None
+    """None: a filler"""
+    filler: int | None
+
+
+class _Tried(NamedTuple):
+    sentences: Sequence[Sentence]
+    output_SL: NDArray[np.float64]
+    value_SF: NDArray[np.float64]
+
+
+def sentences(terms: IdentityTerms) -> list[Sentence]:
+    """Every template of a language with every filler and with every term that has a phrase in it."""
+    made, frame = [], 0
+    for language, templates in terms.templates.items():
+        for template in templates:
+            for i, phrase in enumerate(terms.fillers[language]):
+                made.append(Sentence(_fill(template, phrase), frame, language, None, i))
+            for i, term in enumerate(terms.terms):
+                if language in term.phrases:
+                    made.append(Sentence(_fill(template, term.phrases[language]), frame, language, i, None))
+            frame += 1
+    return made
+
+
+def identity_audit(
+    tagger: Tagger, terms: IdentityTerms, features_of: Callable[[Sequence[str]], FeatureValues]
+) -> IdentityAudit:
+    """The tagger on all sentences; `features_of` gives their values, with every feature of the tagger stored."""
+    made = sentences(terms)
+    values = features_of([s.text for s in made])
+    value_SF = np.zeros((len(made), len(tagger.features)))
+    value_SF[values.document, values.feature] = values.value
+    tried = _Tried(made, outputs(tagger, values, len(made)), value_SF)
+    filler = np.array([s.term is None for s in made])
+    fillers = _filler_shift(tried)
+    changes = [_changes(tried, index) for index in range(len(terms.terms))]
+    rates = discovery_rates(np.stack([_p(change) for _, change, _ in changes]))
+    audits = [
+        _term(tagger, term, tried, change, rates[index], fillers)
+        for index, (term, change) in enumerate(zip(terms.terms, changes, strict=True))
+    ]
+    score_S = tried.output_SL[:, 0]
+    is_score = tagger.kind == "score"
+    passing = float((score_S[filler] > tagger.threshold).mean()) if is_score else None
+    return IdentityAudit(
+        sentences=len(made),
+        filler_mean=round(float(score_S[filler].mean()), 4) if is_score else None,
+        filler_passing=None if passing is None else round(passing, 4),
+        filler_shift=round(fillers, 4),
+        warnings=_warnings(tagger, audits, passing),
+        terms=tuple(sorted(audits, key=lambda a: (-abs(a.shift.value), a.term))),
+    )
+
+
+def _fill(template: str, phrase: str) -> str:
+    return template.replace("{term}", phrase).replace("{Term}", phrase[0].upper() + phrase[1:])
+
+
+def _changes(tried: _Tried, term: int) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+    """(sentences with the term, what it changes in their outputs, and in their features) against their frame's fillers."""
+    mine = [i for i, s in enumerate(tried.sentences) if s.term == term]
+    base: dict[int, list[int]] = {}
+    for i, s in enumerate(tried.sentences):
+        if s.term is None:
+            base.setdefault(s.frame, []).append(i)
+    frames = [base[tried.sentences[i].frame] for i in mine]
+    output = np.stack([tried.output_SL[i] - tried.output_SL[f].mean(0) for i, f in zip(mine, frames, strict=True)])
+    value = np.stack([tried.value_SF[i] - tried.value_SF[f].mean(0) for i, f in zip(mine, frames, strict=True)])
+    return mine, output, value
+
+
+def _filler_shift(tried: _Tried) -> float:
+    """The largest mean change that one filler makes against the other fillers of its frames: what a word can do."""
+    change: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+    frames: dict[int, list[tuple[int, Sentence]]] = {}
+    for i, s in enumerate(tried.sentences):
+        if s.filler is not None:
+            frames.setdefault(s.frame, []).append((i, s))
+    for members in frames.values():
+        for i, s in members:
+            others = [j for j, _ in members if j != i]
+            moved = tried.output_SL[i] - tried.output_SL[others].mean(0)
+            change.setdefault((s.language, s.filler or 0), []).append(moved)
+    by_filler: dict[int, list[NDArray[np.float64]]] = {}
+    for (_, filler), moves in change.items():
+        by_filler.setdefault(filler, []).extend(moves)
+    return max(float(np.abs(np.mean(moves, axis=0)).max()) for moves in by_filler.values())
+
+
+def _p(change_CL: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each label the p of Student's test that the mean change is 0."""
+    if len(change_CL) < 2:
+        return np.ones(change_CL.shape[1])
+    spread = change_CL.std(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = stats.ttest_1samp(change_CL, 0.0, axis=0).pvalue
+    return np.where(spread < 1e-12, np.where(np.abs(change_CL.mean(0)) > 1e-9, 0.0, 1.0), np.nan_to_num(p, nan=1.0))
+
+
+def _term(
+    tagger: Tagger,
+    term: IdentityTerm,
+    tried: _Tried,
+    change: tuple[list[int], NDArray[np.float64], NDArray[np.float64]],
+    q_L: NDArray[np.float64],
+    fillers: float,
+) -> TermAudit:
+    mine, moved_CL, value_CF = change
+    label = int(np.abs(moved_CL.mean(0)).argmax())
+    moved_C = moved_CL[:, label]
+    mean, n = float(moved_C.mean()), len(moved_C)
+    half = float(stats.t.ppf(0.975, n - 1) * moved_C.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    languages = [tried.sentences[i].language for i in mine]
+    by_language = {
+        language: round(float(np.mean([m for m, at in zip(moved_C, languages, strict=True) if at == language])), 4)
+        for language in dict.fromkeys(languages)
+    }
+    contribution_F = value_CF.mean(0) * weights(tagger)[:, label]
+    return TermAudit(
+        term=term.name,
+        kind=term.kind,
+        example=tried.sentences[mine[0]].text,
+        sentences=n,
+        label=tagger.labels[label],
+        shift=Figure(value=mean, low=mean - half, high=mean + half),
+        q=float(q_L[label]),
+        flagged=bool(abs(mean) >= max(SHIFT, fillers) and q_L[label] < FALSE_DISCOVERIES),
+        passing=round(float((tried.output_SL[mine, 0] > tagger.threshold).mean()), 4)
+        if tagger.kind == "score"
+        else None,
+        by_language=by_language,
+        features=blame(tagger, contribution_F, discovery_rates(_p(value_CF)), mean),
+    )
+
+
+def _warnings(tagger: Tagger, audits: Sequence[TermAudit], fillers: float | None) -> tuple[str, ...]:
+    if tagger.axis != "safety" or tagger.kind != "score":
+        return ()
+    passing = sorted((a for a in audits if a.passing), key=lambda a: (-(a.passing or 0), a.term))
+    return tuple(
+        f"{100 * (a.passing or 0):.0f} % of the neutral sentences on {a.term!r} pass the threshold {tagger.threshold:g}"
+        f" ({100 * (fillers or 0):.0f} % of those on nobody in particular do)"
+        for a in passing
+    )
