@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from assay.schemas.tagger import Tagger
-from assay.workers.feature_table import layer_columns
-from assay.workers.tagger_set import _stored
+from assay.workers.feature_hits import HitFinder
+from assay.workers.tag_rules import FeatureRule
 
 
 class FeatureValues(NamedTuple):
@@ -24,20 +24,23 @@ class ValueReader:
     """Reads a tagger's features off features tables; what isn't stored has no entry. A dense probe has none at all."""
 
     def __init__(self, tagger: Tagger) -> None:
-        self._tagger = tagger
+        keys = [(f.layer, f.feature) for f in tagger.features]
+        pooled = [] if tagger.pooling == "any" else [(layer, tagger.pooling) for layer, _ in keys]
+        self._finder = HitFinder(keys, pooled, floors=())
+        self._rule = FeatureRule(tagger, self._finder.keys, frozenset(keys)) if keys else None
+        self._place = np.array([keys.index((f.layer, f.feature)) for f in self._rule.features]) if self._rule else None
 
     @property
     def columns(self) -> list[str]:
-        """The columns of a features table that are read, beside `row`."""
-        layers = sorted({f.layer for f in self._tagger.features})
-        return ["tokens_seen", *(f"l{la}_{n}" for la in layers for n in ("ids", "max", "mean", "count", "floor"))]
+        """The columns of a features table that are read."""
+        return self._finder.columns
 
     def read(self, features: pa.Table) -> FeatureValues:
         """The values in a table's documents."""
-        by_layer = {f.layer: layer_columns(features, f.layer) for f in self._tagger.features}
-        if not by_layer:
+        if self._rule is None or self._place is None:
             return FeatureValues(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
-        return FeatureValues(*_stored(self._tagger, by_layer, features["tokens_seen"].to_numpy()))
+        found = self._rule.values(self._finder.find(features))
+        return FeatureValues(found.document, self._place[found.part], found.effect)
 
 
 def weights(tagger: Tagger) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """A tagger on neutral sentences: does it move when a group of people takes the place of nobody in particular?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +30,18 @@ class Sentence(NamedTuple):
 
 
 class _Tried(NamedTuple):
+    """The S sentences with what the tagger gave for them."""
+
     sentences: Sequence[Sentence]
     output_SL: NDArray[np.float64]
     value_SF: NDArray[np.float64]
+    fillers: Mapping[int, Sequence[int]]
+    """frame -> its sentences with a filler"""
+
+    def change(self, rows: Sequence[int], of_SX: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What each of these sentences has more than the fillers of its frame, itself left out, on average."""
+        others = [[j for j in self.fillers[self.sentences[i].frame] if j != i] for i in rows]
+        return np.stack([of_SX[i] - of_SX[o].mean(0) for i, o in zip(rows, others, strict=True)])
 
 
 def sentences(terms: IdentityTerms) -> list[Sentence]:
@@ -57,15 +66,23 @@ def identity_audit(
     values = features_of([s.text for s in made])
     value_SF = np.zeros((len(made), len(tagger.features)))
     value_SF[values.document, values.feature] = values.value
-    tried = _Tried(made, outputs(tagger, values, len(made)), value_SF)
-    filler = np.array([s.term is None for s in made])
-    fillers = _filler_shift(tried)
-    changes = [_changes(tried, index) for index in range(len(terms.terms))]
-    rates = discovery_rates(np.stack([_p(change) for _, change, _ in changes]))
+    fillers: dict[int, list[int]] = {}
+    by_filler: dict[int, list[int]] = {}
+    by_term: dict[int, list[int]] = {}
+    for i, s in enumerate(made):
+        if s.term is not None:
+            by_term.setdefault(s.term, []).append(i)
+        elif s.filler is not None:
+            fillers.setdefault(s.frame, []).append(i)
+            by_filler.setdefault(s.filler, []).append(i)
+    tried = _Tried(made, outputs(tagger, values, len(made)), value_SF, fillers)
+    noise = max(float(np.abs(tried.change(rows, tried.output_SL).mean(0)).max()) for rows in by_filler.values())
+    rates = discovery_rates(np.stack([_p(tried.change(rows, tried.output_SL)) for rows in by_term.values()]))
     audits = [
-        _term(tagger, term, tried, change, rates[index], fillers)
-        for index, (term, change) in enumerate(zip(terms.terms, changes, strict=True))
+        _term(tagger, terms.terms[term], tried, rows, rates[index], noise)
+        for index, (term, rows) in enumerate(by_term.items())
     ]
+    filler = np.array([s.term is None for s in made])
     score_S = tried.output_SL[:, 0]
     is_score = tagger.kind == "score"
     passing = float((score_S[filler] > tagger.threshold).mean()) if is_score else None
@@ -73,7 +90,7 @@ def identity_audit(
         sentences=len(made),
         filler_mean=round(float(score_S[filler].mean()), 4) if is_score else None,
         filler_passing=None if passing is None else round(passing, 4),
-        filler_shift=round(fillers, 4),
+        filler_shift=round(noise, 4),
         warnings=_warnings(tagger, audits, passing),
         terms=tuple(sorted(audits, key=lambda a: (-abs(a.shift.value), a.term))),
     )
@@ -81,37 +98,6 @@ def identity_audit(
 
 def _fill(template: str, phrase: str) -> str:
     return template.replace("{term}", phrase).replace("{Term}", phrase[0].upper() + phrase[1:])
-
-
-def _changes(tried: _Tried, term: int) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
-    """(sentences with the term, what it changes in their outputs, and in their features) against their frame's fillers."""
-    mine = [i for i, s in enumerate(tried.sentences) if s.term == term]
-    base: dict[int, list[int]] = {}
-    for i, s in enumerate(tried.sentences):
-        if s.term is None:
-            base.setdefault(s.frame, []).append(i)
-    frames = [base[tried.sentences[i].frame] for i in mine]
-    output = np.stack([tried.output_SL[i] - tried.output_SL[f].mean(0) for i, f in zip(mine, frames, strict=True)])
-    value = np.stack([tried.value_SF[i] - tried.value_SF[f].mean(0) for i, f in zip(mine, frames, strict=True)])
-    return mine, output, value
-
-
-def _filler_shift(tried: _Tried) -> float:
-    """The largest mean change that one filler makes against the other fillers of its frames: what a word can do."""
-    change: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
-    frames: dict[int, list[tuple[int, Sentence]]] = {}
-    for i, s in enumerate(tried.sentences):
-        if s.filler is not None:
-            frames.setdefault(s.frame, []).append((i, s))
-    for members in frames.values():
-        for i, s in members:
-            others = [j for j, _ in members if j != i]
-            moved = tried.output_SL[i] - tried.output_SL[others].mean(0)
-            change.setdefault((s.language, s.filler or 0), []).append(moved)
-    by_filler: dict[int, list[NDArray[np.float64]]] = {}
-    for (_, filler), moves in change.items():
-        by_filler.setdefault(filler, []).extend(moves)
-    return max(float(np.abs(np.mean(moves, axis=0)).max()) for moves in by_filler.values())
 
 
 def _p(change_CL: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,36 +111,30 @@ def _p(change_CL: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _term(
-    tagger: Tagger,
-    term: IdentityTerm,
-    tried: _Tried,
-    change: tuple[list[int], NDArray[np.float64], NDArray[np.float64]],
-    q_L: NDArray[np.float64],
-    fillers: float,
+    tagger: Tagger, term: IdentityTerm, tried: _Tried, rows: Sequence[int], q_L: NDArray[np.float64], noise: float
 ) -> TermAudit:
-    mine, moved_CL, value_CF = change
+    moved_CL, value_CF = tried.change(rows, tried.output_SL), tried.change(rows, tried.value_SF)
     label = int(np.abs(moved_CL.mean(0)).argmax())
     moved_C = moved_CL[:, label]
     mean, n = float(moved_C.mean()), len(moved_C)
     half = float(stats.t.ppf(0.975, n - 1) * moved_C.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    languages = [tried.sentences[i].language for i in mine]
+    languages = [tried.sentences[i].language for i in rows]
     by_language = {
         language: round(float(np.mean([m for m, at in zip(moved_C, languages, strict=True) if at == language])), 4)
         for language in dict.fromkeys(languages)
     }
+    passing = round(float((tried.output_SL[rows, 0] > tagger.threshold).mean()), 4)
     contribution_F = value_CF.mean(0) * weights(tagger)[:, label]
     return TermAudit(
         term=term.name,
         kind=term.kind,
-        example=tried.sentences[mine[0]].text,
+        example=tried.sentences[rows[0]].text,
         sentences=n,
         label=tagger.labels[label],
         shift=Figure(value=mean, low=mean - half, high=mean + half),
         q=float(q_L[label]),
-        flagged=bool(abs(mean) >= max(SHIFT, fillers) and q_L[label] < FALSE_DISCOVERIES),
-        passing=round(float((tried.output_SL[mine, 0] > tagger.threshold).mean()), 4)
-        if tagger.kind == "score"
-        else None,
+        flagged=bool(abs(mean) >= max(SHIFT, noise) and q_L[label] < FALSE_DISCOVERIES),
+        passing=passing if tagger.kind == "score" else None,
         by_language=by_language,
         features=blame(tagger, contribution_F, discovery_rates(_p(value_CF)), mean),
     )
