@@ -211,7 +211,9 @@ class _Tags:
         self._nulls: Counter[str] = Counter()
 
     def add(self, features: pa.Table) -> None:
-        tags = self._taggers.apply(features)
+        self._add(self._taggers.apply(features))
+
+    def _add(self, tags: pa.Table) -> None:
         self._buffer = self._buffer or ParquetBuffer(tags.schema)
         self._buffer.write(tags)
         self._statistics.append(shard_statistics(tags, self._taggers.columns))
@@ -225,7 +227,7 @@ class _Tags:
     def parquet(self) -> tuple[bytes, int]:
         """The tags as Parquet, and their number."""
         if self._buffer is None:
-            self.add(features_schema(self._layers()).empty_table())
+            self._add(self._taggers.empty())
         assert self._buffer is not None  # noqa: S101 - add() made it
         return self._buffer.finish(), self._buffer.rows
 
@@ -233,9 +235,6 @@ class _Tags:
         """The merged statistics as Parquet, and their number of rows."""
         table = merge(self._statistics)
         return parquet_bytes(table), table.num_rows
-
-    def _layers(self) -> list[int]:
-        return sorted({f.layer for t in self._taggers.taggers for f in t.features})
 
 
 def write_identity(store: ObjectStore, key: str, value: object, attempt: str) -> None:
