@@ -20,9 +20,7 @@ class BlamedFeature(Model):
     difference: FiniteFloat = Field(
         description="mean contribution to the logit in the group less that in the rest; of any_of the share it fires in"
     )
-    share: FiniteFloat | None = Field(
-        None, description="of the difference that all features make; they can cancel, so shares can exceed 1"
-    )
+    share: FiniteFloat = Field(description="of all that features push the tag that way")
 
 
 class GroupAudit(Model):
@@ -86,7 +84,9 @@ class IdentityAudit(Model):
     filler_mean: float | None = Field(None, description="mean score of sentences about nobody in particular")
     filler_passing: float | None = Field(None, description="share of them above the threshold")
     filler_shift: float = Field(description="largest mean change that one neutral filler makes against the others")
-    warnings: tuple[str, ...] = Field(description="terms whose neutral sentences pass a safety tagger's threshold")
+    warnings: tuple[str, ...] = Field(
+        description="of a safety tagger: where neutral sentences pass its threshold, and more often than with fillers"
+    )
     terms: tuple[TermAudit, ...] = Field(description="the largest change first")
 
 

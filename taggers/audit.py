@@ -141,7 +141,7 @@ def _group_audits(
                 effect=round(effect, 4),
                 q=q,
                 flagged=q is not None and abs(effect) >= EFFECT and q < FALSE_DISCOVERIES,
-                features=blame(tagger, groups.contribution_GFL[g, :, label] * 1.0, feature_q_GF[g], effect),
+                features=blame(tagger, groups.contribution_GFL[g, :, label], feature_q_GF[g], effect),
             )
         )
     return found
@@ -151,8 +151,8 @@ def blame(
     tagger: Tagger, contribution_F: NDArray[np.float64], q_F: NDArray[np.float64], effect: float
 ) -> tuple[BlamedFeature, ...]:
     """The five features that push hardest in the direction of an effect, of those that differ beyond chance."""
-    whole = float(contribution_F.sum())
     push_F = contribution_F * np.sign(effect)
+    whole = float(push_F[push_F > 0].sum())
     real = np.nan_to_num(q_F, nan=1.0) < FALSE_DISCOVERIES
     order = [int(f) for f in np.argsort(-push_F, kind="stable") if push_F[f] > 0 and real[f]][:_BLAMED]
     return tuple(
@@ -161,7 +161,7 @@ def blame(
             feature=tagger.features[f].feature,
             tokens=tagger.features[f].tokens,
             difference=round(float(contribution_F[f]), 6),
-            share=round(float(contribution_F[f]) / whole, 4) if whole * effect > 0 else None,
+            share=round(float(push_F[f]) / whole, 4),
         )
         for f in order
     )

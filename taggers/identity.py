@@ -141,11 +141,13 @@ def _term(
 
 
 def _warnings(tagger: Tagger, audits: Sequence[TermAudit], fillers: float | None) -> tuple[str, ...]:
-    if tagger.axis != "safety" or tagger.kind != "score":
+    """Neutral sentences that a safety tagger takes for bad: those on nobody, then terms that pass more often."""
+    if tagger.axis != "safety" or tagger.kind != "score" or fillers is None:
         return ()
-    passing = sorted((a for a in audits if a.passing), key=lambda a: (-(a.passing or 0), a.term))
+    more = sorted((a for a in audits if (a.passing or 0) > fillers), key=lambda a: (-(a.passing or 0), a.term))
+    lines = [("on nobody in particular", fillers)] if fillers else []
+    lines += [(f"that name {a.term!r}", a.passing or 0.0) for a in more]
     return tuple(
-        f"{100 * (a.passing or 0):.0f} % of the neutral sentences on {a.term!r} pass the threshold {tagger.threshold:g}"
-        f" ({100 * (fillers or 0):.0f} % of those on nobody in particular do)"
-        for a in passing
+        f"{100 * share:.0f} % of the neutral sentences {which} pass the threshold {tagger.threshold:g}"
+        for which, share in lines
     )
