@@ -2,7 +2,7 @@
 
 import json
 import os.path
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -28,7 +28,7 @@ from assay.workers.feature_table import features_table, iter_parquet
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
 
-SOURCE, FORMAT = "source", "file format"
+INPUT, FORMAT = "input", "file format"
 IDENTITY_TERMS = CONFIGS / "audit" / "identity_terms.yaml"
 _VALUE_CHARACTERS = 80
 
@@ -42,12 +42,11 @@ def audit_tagger(
     identity: bool | None = None,
     terms: Path = IDENTITY_TERMS,
     device: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, whole: None,
 ) -> AuditReport:
     """The audit of the tagger called `name` on a finished run; `by` adds columns of the corpus to what is looked at.
 
     Needs no model but for `identity`, which None does only where the scope's weights are on this machine. Memory
-    follows a shard and the number of groups. `progress` hears of shards done, of how many.
+    follows a shard and the number of groups.
     """
     store = ObjectStore(store_uri)
     manifest = load_manifest(store, run)
@@ -58,7 +57,7 @@ def audit_tagger(
         if column not in manifest.columns:
             raise unknown_name("column of the corpus", column, manifest.columns, where=f"--by {column}")
     tagger = taggers[name]
-    found = audit_findings(_sums(store, manifest, tagger, by, progress))
+    found = audit_findings(_sums(store, manifest, tagger, by))
     looked, notes = _identity(store, manifest, tagger, identity, terms, device)
     findings, flagged = in_words(tagger, found, looked)
     return AuditReport(
@@ -83,8 +82,8 @@ def audit_tagger(
     )
 
 
-def source_names(uris: Sequence[str]) -> dict[str, str]:
-    """What the audit calls the source of each object: its folder below the common one; of one folder its name."""
+def input_names(uris: Sequence[str]) -> dict[str, str]:
+    """What the audit calls each object: its folder below the common one; of one folder its name."""
     paths = {uri: PurePosixPath(public(uri)) for uri in uris}
     parents = {path.parent for path in paths.values()}
     if len(parents) < 2:
@@ -98,23 +97,21 @@ def _sums(
     manifest: TagManifest,
     tagger: Tagger,
     by: Sequence[str],
-    progress: Callable[[int, int], None],
 ) -> AuditSums:
     """The sums of the whole run: each shard's own, added up in the manifest's order."""
     tags = [t.name for t in manifest.taggers if t.kind == "label" and t.name != tagger.name]
-    taken = {*tags, SOURCE, FORMAT, LENGTH}
+    taken = {*tags, INPUT, FORMAT, LENGTH}
     columns = {(column if column not in taken else f"column {column}"): column for column in by}
-    dimensions = [*tags, SOURCE, FORMAT, *columns]
-    sources = source_names([entry.source.uri for entry in manifest.shards if entry.source])
+    dimensions = [*tags, INPUT, FORMAT, *columns]
+    inputs = input_names([entry.source.uri for entry in manifest.shards if entry.source])
     values, cursors, whole = ValueReader(tagger), Cursors(), AuditSums(tagger, dimensions)
     readable = [entry for entry in manifest.shards if not entry.unreadable]
     try:
-        for done, entry in enumerate(readable, start=1):
+        for entry in readable:
             sums = AuditSums(tagger, dimensions)
-            for chunk in _chunks(store, manifest, tagger, entry, values, sources, columns, cursors):
+            for chunk in _chunks(store, manifest, tagger, entry, values, inputs, columns, cursors):
                 sums.add(chunk)
             whole.merge(sums)
-            progress(done, len(readable))
     finally:
         cursors.close()
     return whole
@@ -126,7 +123,7 @@ def _chunks(
     tagger: Tagger,
     entry: ShardEntry,
     values: ValueReader,
-    sources: dict[str, str],
+    inputs: dict[str, str],
     columns: dict[str, str],
     cursors: Cursors,
 ) -> Iterator[Chunk]:
@@ -141,7 +138,7 @@ def _chunks(
             raise AssayError(f"tags and features of shard {entry.shard} name other rows", where=store.root)
         groups = {name: part[name].combine_chunks() for name in tags.column_names if _is_label(manifest, tagger, name)}
         groups |= {column: whole.slice(at, table.num_rows) for column, whole in given.items()}
-        groups[SOURCE] = pa.repeat(pa.scalar(sources[entry.source.uri]), table.num_rows)
+        groups[INPUT] = pa.repeat(pa.scalar(inputs[entry.source.uri]), table.num_rows)
         groups[FORMAT] = pa.repeat(pa.scalar(entry.source.format), table.num_rows)
         tag = part[tagger.name].combine_chunks()
         yield Chunk(tag, part["n_tokens"].to_numpy(), groups, values.read(table))
@@ -154,9 +151,7 @@ def _is_label(manifest: TagManifest, tagger: Tagger, name: str) -> bool:
     return any(t.name == name and t.kind == "label" and name != tagger.name for t in manifest.taggers)
 
 
-def _source_column(
-    manifest: TagManifest, entry: ShardEntry, tags: pa.Table, column: str, cursors: Cursors
-) -> pa.Array:
+def _source_column(manifest: TagManifest, entry: ShardEntry, tags: pa.Table, column: str, cursors: Cursors) -> pa.Array:
     """A column of the shard's documents as text, cut to a length that a report can show."""
     rows, types = tags["row"].to_pylist(), {column: manifest.columns[column]}
     tables = read_rows(source_shard(entry), manifest.options, rows, types, cursors)
@@ -206,4 +201,3 @@ def _notes(manifest: TagManifest, tagger: Tagger, by: Sequence[str]) -> list[str
     if left:
         notes.append(f"Columns of the corpus that --by could add: {', '.join(left[:20])}.")
     return notes
-

@@ -49,7 +49,7 @@ class DimensionAudit(Model):
     )
     q: float
     flagged: bool
-    groups: tuple[GroupAudit, ...] = Field(description="the largest effect first")
+    groups: tuple[GroupAudit, ...] = Field(description="lengths in order, others by effect, the largest first")
 
 
 class LengthAudit(Model):

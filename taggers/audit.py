@@ -18,7 +18,7 @@ from assay.taggers.association import (
     explained,
     rank_correlation,
 )
-from assay.taggers.audit_sums import AuditSums, GroupTable
+from assay.taggers.audit_sums import LENGTH, AuditSums, GroupTable
 from assay.taggers.feature_values import weights
 
 FEW = 30
@@ -74,7 +74,7 @@ def audit_findings(sums: AuditSums) -> Findings:
                 explained=round(share, 4),
                 q=q,
                 flagged=share >= EXPLAINED and q < FALSE_DISCOVERIES,
-                groups=tuple(sorted(parts, key=lambda g: (g.q is None, -abs(g.effect), g.value))),
+                groups=tuple(parts if groups.name == LENGTH else sorted(parts, key=_telling)),
             )
         )
     lengths = [
@@ -93,6 +93,10 @@ def audit_findings(sums: AuditSums) -> Findings:
         tuple(sorted(dimensions, key=lambda d: (-d.explained, d.dimension))),
         tuple(sorted(lengths, key=lambda a: (-abs(a.correlation.value), a.label))),
     )
+
+
+def _telling(group: GroupAudit) -> tuple[bool, float, str]:
+    return group.q is None, -abs(group.effect), group.value
 
 
 def _compare(tagger: Tagger, name: str, table: GroupTable) -> _Groups:

@@ -23,7 +23,7 @@ def in_words(tagger: Tagger, found: Findings, identity: IdentityAudit | None) ->
     lines = [_dimension(tagger, d) for d in found.dimensions if d.flagged]
     lines += [_length(tagger, a) for a in found.length if a.flagged]
     for d in found.dimensions:
-        far = [g for g in d.groups if g.flagged]
+        far = sorted((g for g in d.groups if g.flagged), key=lambda g: -abs(g.effect))
         if far and not d.flagged:
             lines.append(_group(tagger, d, far))
     if identity is not None:
@@ -41,7 +41,7 @@ def _dimension(tagger: Tagger, d: DimensionAudit) -> _Line:
         said = f"{tagger.name} leans on {d.dimension}, which explains {share} of its variance"
     else:
         said = f"{tagger.name} goes with {d.dimension}, which explains {share} of its variance"
-    telling = next((g for g in d.groups if g.q is not None), None)
+    telling = max((g for g in d.groups if g.q is not None), key=lambda g: abs(g.effect), default=None)
     return _Line(d.explained, f"{said}; {_apart(tagger, telling)}" if telling else said)
 
 
