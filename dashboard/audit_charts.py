@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from assay.dashboard import numbers
-from assay.dashboard.audit_text import percent
+from assay.dashboard.audit_text import percent, term_name
 from assay.dashboard.charts import numbers_table, stacked_bar
 from assay.dashboard.evidence_features import feature_name, tokens_list
 from assay.dashboard.markup import Child, Html, data, join, tag
@@ -70,7 +70,7 @@ def identity_chart(report: AuditReport, identity: IdentityAudit) -> Html:
     ends = [v for t in identity.terms for v in (t.shift.low, t.shift.high)]
     rows = [
         Interval(
-            data(t.term if score else f"{t.term} → {t.label}"),
+            data(term_name(t, score)),
             (
                 f"{t.shift.value:+.3f}",
                 f"{t.shift.low:+.3f} to {t.shift.high:+.3f}",

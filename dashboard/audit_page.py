@@ -56,7 +56,7 @@ def _sections(report: AuditReport) -> Iterator[Html]:
         yield section("What foretells it", text, dimensions_chart(report))
     for d in report.dimensions:
         what = "Mean score" if report.kind == "score" else "Share of the label that stands out most"
-        text = f"{what} of each value of {d.dimension}, and its difference from all others. {percent(d.explained)} explained."
+        text = f"{what} of each value of {d.dimension}, against all others. {percent(d.explained)} explained."
         yield section(f"By {d.dimension}", text, groups_chart(report, d))
     if report.identity is not None:
         n = numbers.count(report.identity.sentences)

@@ -9,7 +9,7 @@ from rich.text import Text
 from assay.dashboard import numbers
 from assay.dashboard.markup import visible
 from assay.dashboard.text import bar, headed, table
-from assay.schemas.audit import AuditReport, BlamedFeature, DimensionAudit, IdentityAudit
+from assay.schemas.audit import AuditReport, BlamedFeature, DimensionAudit, IdentityAudit, TermAudit
 
 SHOWN_GROUPS = 6
 SHOWN_TERMS = 10
@@ -69,11 +69,16 @@ def _identity(report: AuditReport, identity: IdentityAudit) -> Table:
     score = report.kind == "score"
     rows = []
     for t in identity.terms[:SHOWN_TERMS]:
-        term = t.term if score else f"{t.term} → {t.label}"
         shift = f"{t.shift.value:+.3f} {t.shift.low:+.3f} to {t.shift.high:+.3f}"
         passing = numbers.MISSING if t.passing is None else percent(t.passing)
-        rows.append((flag(t.flagged), visible(term, 40), t.kind, shift, passing, blamed(t.features)))
+        rows.append((flag(t.flagged), visible(term_name(t, score), 40), t.kind, shift, passing, blamed(t.features)))
     return table(("", "", "", "change, 95 % interval", "passing", "features to blame"), rows, left=(0, 1, 2, 5))
+
+
+def term_name(term: TermAudit, score: bool) -> str:
+    """A term, with the label that it moves and the language where it does so in one alone."""
+    language = f" ({term.languages[0]})" if len(term.languages) < len(term.by_language) else ""
+    return f"{term.term}{language}" if score else f"{term.term}{language} → {term.label}"
 
 
 def flag(flagged: bool) -> str:

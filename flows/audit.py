@@ -3,10 +3,12 @@
 import json
 import os.path
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
+from assay.flows.progress import shard_progress
 from assay.flows.report import read_taggers
 from assay.flows.scopes import CONFIGS, weights_are_here
 from assay.flows.tag import load_manifest
@@ -104,16 +106,19 @@ def _sums(
     columns = {(column if column not in taken else f"column {column}"): column for column in by}
     dimensions = [*tags, INPUT, FORMAT, *columns]
     inputs = input_names([entry.source.uri for entry in manifest.shards if entry.source])
-    values, cursors, whole = ValueReader(tagger), Cursors(), AuditSums(tagger, dimensions)
+    values, whole = ValueReader(tagger), AuditSums(tagger, dimensions)
     readable = [entry for entry in manifest.shards if not entry.unreadable]
-    try:
+    size = len(readable)
+    with (
+        closing(Cursors()) as cursors,
+        shard_progress("auditing", shards=size, done=0, total_bytes=size, done_bytes=0) as progress,
+    ):
         for entry in readable:
             sums = AuditSums(tagger, dimensions)
             for chunk in _chunks(store, manifest, tagger, entry, values, inputs, columns, cursors):
                 sums.add(chunk)
             whole.merge(sums)
-    finally:
-        cursors.close()
+            progress.advance(size=1, documents=entry.rows_kept, tokens=entry.tokens)
     return whole
 
 

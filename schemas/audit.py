@@ -68,6 +68,7 @@ class TermAudit(Model):
     kind: IdentityKind
     example: str
     sentences: int
+    languages: tuple[str, ...] = Field(description="that the figures are of: all, or the one that alone is flagged")
     label: str = Field(description="the label that moves most; a score's positive class")
     shift: Figure = Field(description="mean change of the score, or of the label's probability")
     q: float

@@ -36,7 +36,9 @@ def in_words(tagger: Tagger, found: Findings, identity: IdentityAudit | None) ->
 def _dimension(tagger: Tagger, d: DimensionAudit) -> _Line:
     share = f"{100 * d.explained:.0f} %"
     if d.explained >= LARGELY:
-        said = f"{tagger.name} is largely a {d.dimension} {tagger.kind}: {d.dimension} explains {share} of its variance"
+        article = "an" if d.dimension[:1].lower() in "aeiou" else "a"
+        said = f"{tagger.name} is largely {article} {d.dimension} {tagger.kind}"
+        said += f": {d.dimension} explains {share} of its variance"
     elif d.explained >= STRONGLY:
         said = f"{tagger.name} leans on {d.dimension}, which explains {share} of its variance"
     else:
@@ -82,8 +84,9 @@ def _identity(tagger: Tagger, identity: IdentityAudit) -> list[_Line]:
     if flagged:
         worst = flagged[0]
         what = "it" if tagger.kind == "score" else f"the share of {worst.label}"
+        language = f" ({worst.languages[0]})" if len(worst.languages) < len(worst.by_language) else ""
         said = (
-            f"naming {worst.term} in a neutral sentence moves {what} by {worst.shift.value:+.2f}"
+            f"naming {worst.term} in a neutral sentence{language} moves {what} by {worst.shift.value:+.2f}"
             f" ({worst.shift.low:+.2f} to {worst.shift.high:+.2f})"
         )
         blamed = f", {_blamed(worst.features)}" if worst.features else ""

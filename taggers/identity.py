@@ -1,7 +1,7 @@
 """A tagger on neutral sentences: does it move when a group of people takes the place of nobody in particular?"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from assay.taggers.feature_values import FeatureValues, outputs, weights
 
 SHIFT = 0.05
 """change of a score or a probability from which a term is flagged, if no filler moves it as far"""
+
+
+_ALL = ""
+"""all languages together"""
 
 
 class Sentence(NamedTuple):
@@ -43,6 +47,43 @@ class _Tried(NamedTuple):
         others = [[j for j in self.fillers[self.sentences[i].frame] if j != i] for i in rows]
         return np.stack([of_SX[i] - of_SX[o].mean(0) for i, o in zip(rows, others, strict=True)])
 
+    def rows(self, what: Literal["term", "filler"], language: str) -> dict[int, list[int]]:
+        """Term (or filler) -> its sentences in a language, or in all of them."""
+        found: dict[int, list[int]] = {}
+        for i, s in enumerate(self.sentences):
+            index = getattr(s, what)
+            if index is not None and language in (_ALL, s.language):
+                found.setdefault(index, []).append(i)
+        return found
+
+    def changes(self, what: Literal["term", "filler"]) -> dict[str, dict[int, NDArray[np.float64]]]:
+        """Language, or all of them -> term (or filler) -> what each of its sentences changes in the outputs, (C, L)."""
+        languages = [_ALL, *dict.fromkeys(s.language for s in self.sentences)]
+        return {
+            language: {index: self.change(rows, self.output_SL) for index, rows in self.rows(what, language).items()}
+            for language in languages
+        }
+
+
+class _Change(NamedTuple):
+    """What a term changes in one language, or in all."""
+
+    moved_CL: NDArray[np.float64]
+    q_L: NDArray[np.float64]
+    noise: float
+    """the largest mean change that a filler makes there"""
+
+    @property
+    def label(self) -> int:
+        """The label that moves most."""
+        return int(np.abs(self.moved_CL.mean(0)).argmax())
+
+    @property
+    def flagged(self) -> bool:
+        """Whether it moves further than a filler moves it, and beyond chance."""
+        mean = abs(float(self.moved_CL[:, self.label].mean()))
+        return bool(mean >= max(SHIFT, self.noise) and self.q_L[self.label] < FALSE_DISCOVERIES)
+
 
 def sentences(terms: IdentityTerms) -> list[Sentence]:
     """Every template of a language with every filler and with every term that has a phrase in it."""
@@ -67,21 +108,22 @@ def identity_audit(
     value_SF = np.zeros((len(made), len(tagger.features)))
     value_SF[values.document, values.feature] = values.value
     fillers: dict[int, list[int]] = {}
-    by_filler: dict[int, list[int]] = {}
-    by_term: dict[int, list[int]] = {}
     for i, s in enumerate(made):
-        if s.term is not None:
-            by_term.setdefault(s.term, []).append(i)
-        elif s.filler is not None:
+        if s.term is None:
             fillers.setdefault(s.frame, []).append(i)
-            by_filler.setdefault(s.filler, []).append(i)
     tried = _Tried(made, outputs(tagger, values, len(made)), value_SF, fillers)
-    noise = max(float(np.abs(tried.change(rows, tried.output_SL).mean(0)).max()) for rows in by_filler.values())
-    rates = discovery_rates(np.stack([_p(tried.change(rows, tried.output_SL)) for rows in by_term.values()]))
-    audits = [
-        _term(tagger, terms.terms[term], tried, rows, rates[index], noise)
-        for index, (term, rows) in enumerate(by_term.items())
+    noise = {
+        language: max(float(np.abs(change.mean(0)).max()) for change in changes.values())
+        for language, changes in tried.changes("filler").items()
+    }
+    changes = [
+        (term, language, change) for language, by in tried.changes("term").items() for term, change in by.items()
     ]
+    rates = discovery_rates(np.stack([_p(change) for _, _, change in changes]))
+    by_term: dict[int, dict[str, _Change]] = {}
+    for (term, language, change), q_L in zip(changes, rates, strict=True):
+        by_term.setdefault(term, {})[language] = _Change(change, q_L, noise[language])
+    audits = [_term(tagger, terms.terms[term], term, tried, found) for term, found in sorted(by_term.items())]
     filler = np.array([s.term is None for s in made])
     score_S = tried.output_SL[:, 0]
     is_score = tagger.kind == "score"
@@ -90,7 +132,7 @@ def identity_audit(
         sentences=len(made),
         filler_mean=round(float(score_S[filler].mean()), 4) if is_score else None,
         filler_passing=None if passing is None else round(passing, 4),
-        filler_shift=round(noise, 4),
+        filler_shift=round(noise[_ALL], 4),
         warnings=_warnings(tagger, audits, passing),
         terms=tuple(sorted(audits, key=lambda a: (-abs(a.shift.value), a.term))),
     )
@@ -100,43 +142,41 @@ def _fill(template: str, phrase: str) -> str:
     return template.replace("{term}", phrase).replace("{Term}", phrase[0].upper() + phrase[1:])
 
 
-def _p(change_CL: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each label the p of Student's test that the mean change is 0."""
-    if len(change_CL) < 2:
-        return np.ones(change_CL.shape[1])
-    spread = change_CL.std(0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = stats.ttest_1samp(change_CL, 0.0, axis=0).pvalue
-    return np.where(spread < 1e-12, np.where(np.abs(change_CL.mean(0)) > 1e-9, 0.0, 1.0), np.nan_to_num(p, nan=1.0))
+def _p(change_CX: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each column the p of Student's test that the mean change is 0."""
+    n = len(change_CX)
+    if n < 2:
+        return np.ones(change_CX.shape[1])
+    error = change_CX.std(0, ddof=1) / np.sqrt(n)
+    moved = np.abs(change_CX.mean(0))
+    return np.where(moved < 1e-9, 1.0, 2 * stats.t.sf(moved / np.maximum(error, 1e-12), n - 1))
 
 
-def _term(
-    tagger: Tagger, term: IdentityTerm, tried: _Tried, rows: Sequence[int], q_L: NDArray[np.float64], noise: float
-) -> TermAudit:
-    moved_CL, value_CF = tried.change(rows, tried.output_SL), tried.change(rows, tried.value_SF)
-    label = int(np.abs(moved_CL.mean(0)).argmax())
-    moved_C = moved_CL[:, label]
-    mean, n = float(moved_C.mean()), len(moved_C)
+def _term(tagger: Tagger, term: IdentityTerm, index: int, tried: _Tried, found: dict[str, _Change]) -> TermAudit:
+    """The term's audit. Where it moves the tag in some languages alone, the figures are of the one it moves most."""
+    languages = [language for language in found if language != _ALL]
+    alone = [] if found[_ALL].flagged else [language for language in languages if found[language].flagged]
+    where = max(alone, key=lambda la: abs(found[la].moved_CL[:, found[la].label].mean())) if alone else _ALL
+    change, rows = found[where], tried.rows("term", where)[index]
+    label, n = change.label, len(rows)
+    moved_C = change.moved_CL[:, label]
+    mean = float(moved_C.mean())
     half = float(stats.t.ppf(0.975, n - 1) * moved_C.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-    languages = [tried.sentences[i].language for i in rows]
-    by_language = {
-        language: round(float(np.mean([m for m, at in zip(moved_C, languages, strict=True) if at == language])), 4)
-        for language in dict.fromkeys(languages)
-    }
+    value_CF = tried.change(rows, tried.value_SF)
     passing = round(float((tried.output_SL[rows, 0] > tagger.threshold).mean()), 4)
-    contribution_F = value_CF.mean(0) * weights(tagger)[:, label]
     return TermAudit(
         term=term.name,
         kind=term.kind,
         example=tried.sentences[rows[0]].text,
         sentences=n,
+        languages=tuple(alone and [where]) or tuple(languages),
         label=tagger.labels[label],
         shift=Figure(value=mean, low=mean - half, high=mean + half),
-        q=float(q_L[label]),
-        flagged=bool(abs(mean) >= max(SHIFT, noise) and q_L[label] < FALSE_DISCOVERIES),
+        q=float(change.q_L[label]),
+        flagged=change.flagged,
         passing=passing if tagger.kind == "score" else None,
-        by_language=by_language,
-        features=blame(tagger, contribution_F, discovery_rates(_p(value_CF)), mean),
+        by_language={la: round(float(found[la].moved_CL[:, label].mean()), 4) for la in languages},
+        features=blame(tagger, value_CF.mean(0) * weights(tagger)[:, label], discovery_rates(_p(value_CF)), mean),
     )
 
 
