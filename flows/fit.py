@@ -11,7 +11,7 @@ from prefect import flow
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
 from assay.flows.scopes import CONFIGS, load_scope, resolve_scope
-from assay.flows.tag import load_manifest, list_runs, tag_corpus
+from assay.flows.tag import list_runs, load_manifest, tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
 from assay.schemas.definition import Definition
@@ -122,10 +122,15 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
         run_flow(
             tag_corpus,
             TagParameters(
-                corpus=str(corpus), store=str(work / "store"), scope=str(whole), id_column="id",
-                device=parameters.device, workers=parameters.workers, ray_address=parameters.ray_address,
+                corpus=str(corpus),
+                store=str(work / "store"),
+                scope=str(whole),
+                id_column="id",
+                device=parameters.device,
+                workers=parameters.workers,
+                ray_address=parameters.ray_address,
                 threads=parameters.threads,
-            ),  # fmt: skip
+            ),
         )
     manifests = _manifests(store, features)
     return _with_features(store, manifests, [(_text_id(example.text), example) for example in examples])

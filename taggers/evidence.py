@@ -1,6 +1,7 @@
 """The evidence of a fitted tagger: its test documents are looked at here, once, and nowhere before."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,13 @@ def text_lines(evidence: Evidence) -> list[str]:
         lines += ["", "slices:"]
         for part in evidence.slices:
             figure = part.figures.get(evidence.headline) or part.figures.get("accuracy")
-            shown = _said(figure) if figure else "one class" if part.mean_score is None else f"mean score {part.mean_score:.3f}"
+            shown = (
+                _said(figure)
+                if figure
+                else "one class"
+                if part.mean_score is None
+                else f"mean score {part.mean_score:.3f}"
+            )
             lines.append(f"  {part.dimension:9} {part.value:28} {part.documents:>7,} documents  {shown}")
     return lines
 
@@ -116,7 +123,7 @@ def _slices(problem: Problem, fitted: Fitted, threshold: float) -> Iterator[Slic
                 yield _slice(problem, fitted, threshold, dimension, value, test & (value_N == value))
     length_N = problem.stored.documents.tokens_N
     edges = np.unique(np.quantile(length_N[test], [0, 0.25, 0.5, 0.75, 1], method="nearest"))
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(pairwise(edges)):
         low = int(low) if i == 0 else int(low) + 1
         inside = test & (length_N >= low) & (length_N <= high)
         if inside.any():
@@ -162,6 +169,4 @@ def _calibration(problem: Problem, fitted: Fitted, test: Rows) -> tuple[Calibrat
 
 
 def _candidates(tried: Sequence[Fitted], chosen: Fitted) -> tuple[Candidate, ...]:
-    return tuple(
-        one.candidate.model_copy(update={"chosen": True}) if one is chosen else one.candidate for one in tried
-    )
+    return tuple(one.candidate.model_copy(update={"chosen": True}) if one is chosen else one.candidate for one in tried)

@@ -92,9 +92,7 @@ def label_figures(truth_N: NDArray[np.int64], said_N: NDArray[np.int64], draws_B
         f1_BC.append(_ratio(2 * tp, 2 * tp + fp + fn))
     right_B = (draws_BN @ (truth_N == said_N).astype(np.float32)) / draws_BN.sum(1)
     n = len(truth_N)
-    return _named(
-        macro_f1=figure(np.nanmean(np.array(f1_BC), axis=0), bounded=n), accuracy=figure(right_B, bounded=n)
-    )
+    return _named(macro_f1=figure(np.nanmean(np.array(f1_BC), axis=0), bounded=n), accuracy=figure(right_B, bounded=n))
 
 
 def regression_figures(

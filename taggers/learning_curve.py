@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.schemas.evidence import LearningPoint
 from assay.taggers import any_of, dense, figures, linear
-from assay.taggers.matrix import POOLINGS, Matrix
+from assay.taggers.matrix import Matrix
 from assay.taggers.problem import Fitted, Problem, Rows
 from assay.taggers.screening import Screen, screen
 
@@ -21,7 +21,10 @@ def learning_curve(problem: Problem, fitted: Fitted) -> list[LearningPoint]:
     classes, has no point.
     """
     shares = [(share, rows) for share in SHARES if _enough(problem, rows := _share(problem, share))]
-    points = [_point(problem, share, rows, again) for (share, rows), again in zip(shares, _again(problem, fitted, [rows for _, rows in shares]), strict=True)]
+    points = [
+        _point(problem, share, rows, again)
+        for (share, rows), again in zip(shares, _again(problem, fitted, [rows for _, rows in shares]), strict=True)
+    ]
     return [*points, _point(problem, 1.0, problem.rows("discovery"), fitted)]
 
 

@@ -52,7 +52,8 @@ def make_target(
 ) -> Target:
     """The labels as numbers; without `kind` it is read off them.
 
-    A regression's scale and bins are those of the `known` documents, by default all: pass those that aren't for testing.
+    A regression's scale and bins are those of the `known` documents, by default all: pass those that aren't for
+    testing.
 
     Two labels are binary, numbers of more than two values a regression, anything else multiclass. AssayError for one
     label only, for fewer than ten documents of a label, and where the positive label isn't known.

@@ -10,9 +10,7 @@ _CHARACTERS = 1000
 _TOKENS = 5
 
 
-def with_tokens(
-    features: Sequence[FeatureWeight], texts: Sequence[str], runtime: Runtime
-) -> tuple[FeatureWeight, ...]:
+def with_tokens(features: Sequence[FeatureWeight], texts: Sequence[str], runtime: Runtime) -> tuple[FeatureWeight, ...]:
     """The features with up to five distinct tokens on which each fires most, over a sample of the texts."""
     wanted: dict[int, list[int]] = {}
     for f in features:
@@ -25,9 +23,7 @@ def with_tokens(
             if token:
                 seen = strongest.setdefault((firing.layer, firing.feature), {})
                 seen[token] = max(seen.get(token, 0.0), firing.act)
-    return tuple(
-        f.model_copy(update={"tokens": _best(strongest.get((f.layer, f.feature), {}))}) for f in features
-    )
+    return tuple(f.model_copy(update={"tokens": _best(strongest.get((f.layer, f.feature), {}))}) for f in features)
 
 
 def _best(tokens: dict[str, float]) -> tuple[str, ...]:

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines, print_table
+from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.parameters import FitOptions, LabelOptions
 
 if TYPE_CHECKING:
     from assay.flows.fit import FitReport
     from assay.schemas.definition import Definition
+
+_SHOWN = ("axis", "kind", "description", "license")
 
 
 @app.command(group=START)
@@ -22,7 +24,9 @@ def fit(
     options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True)] = None,
     definition: Annotated[str | None, Parameter(help="a ready definition (see `assay definitions`) or a file")] = None,
     all_definitions: Annotated[str | None, Parameter(help="a set of definitions, one tagger each")] = None,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = Path("tagger.json"),
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = Path(
+        "tagger.json"
+    ),
 ) -> int:
     """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
     definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
@@ -54,12 +58,14 @@ def definitions(*, json: AsJson = False) -> int:
     rows = []
     for name, path in definition_names().items():
         one = load_definition(name)
-        rows.append([name, path.parent.name, one.axis, one.kind or "", one.description, one.license])
-    head = ["definition", "set", "axis", "kind", "description", "license"]
+        rows.append({"definition": name, "set": path.parent.name, **one.model_dump(include=set(_SHOWN))})
     if json:
-        print_lines([json_module.dumps([dict(zip(head, row, strict=True)) for row in rows], indent=1)])
+        print_lines([json_module.dumps(rows, indent=1)])
     else:
-        print_table(head, rows)
+        for row in rows:
+            print_lines(
+                [f"{row['definition']:22} {row['set']:8} {row['axis']:9} {row['description']} ({row['license']})"]
+            )
     return OK
 
 
