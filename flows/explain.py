@@ -99,10 +99,13 @@ def _explain(
     features = _row_of(store, entry, "features", row)
     tags = taggers.apply(features)
     text = _text_of(entry, manifest, row)
-    contributions = {n: c[:_FEATURES_SHOWN] for n, c in taggers.contributions(features).items()}
+    contributions = {
+        name: [c for c in parts if c.feature][:_FEATURES_SHOWN]
+        for name, parts in taggers.contributions(features).items()
+    }
     wanted: dict[int, set[int]] = {}
     for c in (c for parts in contributions.values() for c in parts):
-        wanted.setdefault(c.feature.layer, set()).add(c.feature.feature)
+        wanted.setdefault(c.layer, set()).add(c.feature.feature)
     spans: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
     for f in runtime.trace(text, wanted):
         spans.setdefault((f.layer, f.feature), []).append((f.start, f.end, round(f.act, 4)))
@@ -120,12 +123,12 @@ def _explain(
                 bias=tagger.bias[label],
                 features=tuple(
                     FeatureReason(
-                        layer=c.feature.layer,
+                        layer=c.layer,
                         feature=c.feature.feature,
                         value=round(c.value, 4),
                         effect=round(c.effect, 4),
                         fires_on=c.feature.tokens,
-                        spans=tuple(spans.get((c.feature.layer, c.feature.feature), ())),
+                        spans=tuple(spans.get((c.layer, c.feature.feature), ())),
                     )
                     for c in contributions[tagger.name]
                 ),

@@ -39,7 +39,7 @@ from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
+from assay.workers.tagger_set import TaggerSet, no_residuals
 from assay.workers.tagging import ShardTagger, TagJob, write_identity
 
 _SMALL_MODEL_BYTES = 10**9
@@ -92,6 +92,8 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
     corpus = plan_corpus(parameters.corpus, options, shard_bytes, progress=lambda line: stderr().print(line))
     features = fingerprint(resolved.features)
     encoder = resolved.features.encoder
+    if not resolved.features.residuals and (dense := [t for t in resolved.taggers if t.dense]):
+        raise no_residuals(dense[0])
     tagset = TaggerSet(resolved.taggers, encoder, resolved.watched).fingerprint(features)
     return TagPlan(parameters, resolved, corpus, features, tagset, fingerprint([corpus.id, tagset]))
 
