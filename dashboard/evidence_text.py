@@ -9,6 +9,7 @@ from rich.text import Text
 from assay.dashboard import numbers
 from assay.dashboard.evidence_words import (
     calibration_error,
+    evidence_of,
     in_words,
     learning_words,
     measure,
@@ -28,9 +29,9 @@ from assay.schemas.tagger import Tagger
 SHOWN_FEATURES = 12
 
 
-def evidence_text(tagger: Tagger, evidence: Evidence) -> RenderableType:
-    """The evidence for a rich console; a baseline that wins comes first."""
-    return Group(*_parts(tagger, evidence))
+def evidence_text(tagger: Tagger) -> RenderableType:
+    """The evidence for a rich console; a baseline that wins comes first. AssayError for a tagger without evidence."""
+    return Group(*_parts(tagger, evidence_of(tagger)))
 
 
 def _parts(tagger: Tagger, evidence: Evidence) -> Iterator[RenderableType]:

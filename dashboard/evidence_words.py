@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from assay.dashboard import numbers
+from assay.schemas.errors import AssayError
 from assay.schemas.evidence import Evidence, Figure, Figures, Slice
 from assay.schemas.tagger import Tagger
 
@@ -16,6 +17,13 @@ _NAMES = {
     "mae": "mean error",
 }
 _BOUNDS = {"spearman": (-1.0, 1.0), "r2": (-float("inf"), 1.0), "mae": (0.0, float("inf"))}
+
+
+def evidence_of(tagger: Tagger) -> Evidence:
+    """The tagger's evidence; AssayError if it has none."""
+    if tagger.evidence is None:
+        raise AssayError(f"tagger {tagger.name!r} has no evidence", hint="`assay fit` writes it into the tagger's file")
+    return tagger.evidence
 
 
 def measure(name: str) -> str:

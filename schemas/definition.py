@@ -68,6 +68,7 @@ class LabelledSource(Model):
     languages: dict[str, str] | None = Field(None, description="value of the language column -> language")
     source_column: str | None = Field(None, description="splits the source into several, for slices and weights")
     split_column: str | None = Field(None, description="given splits: train or discovery, validation, test")
+    split: Literal["train", "validation", "test"] | None = Field(None, description="the given split of all rows")
     where: tuple[Condition, ...] = ()
     sample: float | None = Field(None, gt=0, le=1, description="share of rows, by the last byte of their id's SHA-256")
     limit: int | None = Field(None, gt=0, description="at most so many rows: those whose id has the lowest SHA-256")

@@ -8,6 +8,7 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from assay.schemas.base import Model, fingerprint
 from assay.schemas.errors import AssayError
+from assay.schemas.evidence import Evidence
 
 Axis = Literal["quality", "safety", "domain", "language", "custom"]
 Pooling = Literal["any", "max", "mean", "count"]
@@ -63,7 +64,7 @@ class Tagger(Model):
     threshold_rule: str = ""
     method: str = Field(description="how it was fitted")
     fitted_on: dict[str, Any] = Field(default_factory=dict, description="data, splits, sizes and hashes")
-    evidence: dict[str, Any] = Field(default_factory=dict, description="held-out figures, with baselines beside")
+    evidence: Evidence | None = Field(None, description="figures on test documents, with baselines beside them")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Tagger":

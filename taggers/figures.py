@@ -26,15 +26,15 @@ def draw(groups: NDArray[np.int64], draws: int = DRAWS, seed: int = 0) -> Draws:
 def figure(value_B: Floats, *, bounded: int | None = None) -> Figure | None:
     """The sample's value and the middle 95 % of the draws'; None where the sample has no value.
 
-    `bounded` is the number of documents behind a share: where no draw differs, as for a share of 0 or 1, the interval
-    is widened by the rule of three, 3 / n, within [0, 1].
+    `bounded` is the number of documents behind a share. A share of 0 or 1 is the same in every draw, and its interval
+    is widened by the rule of three, 3 / n.
     """
     value = float(value_B[0])
     if not np.isfinite(value):
         return None
     others = value_B[1:][np.isfinite(value_B[1:])]
     low, high = (float(q) for q in np.quantile(others, [0.025, 0.975])) if len(others) else (value, value)
-    if bounded and high - low < 1e-9:
+    if bounded and high - low < 1e-9 and value in (0.0, 1.0):
         low, high = max(0.0, value - 3 / bounded), min(1.0, value + 3 / bounded)
     rounded = round(value, 4)
     return Figure(value=rounded, low=min(round(low, 4), rounded), high=max(round(high, 4), rounded))
@@ -92,9 +92,7 @@ def label_figures(truth_N: NDArray[np.int64], said_N: NDArray[np.int64], draws_B
         f1_BC.append(_ratio(2 * tp, 2 * tp + fp + fn))
     right_B = (draws_BN @ (truth_N == said_N).astype(np.float32)) / draws_BN.sum(1)
     n = len(truth_N)
-    return _named(
-        macro_f1=figure(np.nanmean(np.array(f1_BC), axis=0), bounded=n), accuracy=figure(right_B, bounded=n)
-    )
+    return _named(macro_f1=figure(np.nanmean(np.array(f1_BC), axis=0), bounded=n), accuracy=figure(right_B, bounded=n))
 
 
 def regression_figures(

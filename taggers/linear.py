@@ -75,7 +75,10 @@ def best(tried: Sequence[Fitted]) -> Fitted:
 def refit(problem: Problem, setting: Setting, screen: Screen, matrix: Matrix, rows: Rows) -> Fitted:
     """The same setting on other documents: features are screened, chosen and weighed on these alone."""
     shaped = matrix.shaped(setting.pooling, strongest(screen.power(setting.pooling), CHOSEN_FROM), rows)
-    kept = _support(problem, shaped, setting.sparse, setting.limit, rows)
+    sparse = setting.sparse
+    if problem.target.kind != "regression":  # C counts documents, alpha is a mean over them
+        sparse *= problem.rows("discovery").sum() / rows.sum()
+    kept = _support(problem, shaped, sparse, setting.limit, rows)
     return _weigh(problem, shaped.only(kept), setting, rows)
 
 

@@ -75,9 +75,7 @@ def strongest(power: NDArray[np.float64], n: int) -> NDArray[np.int64]:
     return np.sort(order[power[order] > 0])
 
 
-def load(
-    stored: Stored, columns: NDArray[np.int64], poolings: Sequence[Pooling]
-) -> dict[str, sparse.csr_matrix]:
+def load(stored: Stored, columns: NDArray[np.int64], poolings: Sequence[Pooling]) -> dict[str, sparse.csr_matrix]:
     """Pooling -> (N, len(columns)) pooled values of these columns, float32."""
     layers = [layer for i, layer in enumerate(stored.layers) if (columns // stored.d_sae == i).any()]
     lookup = np.full(stored.columns, -1, np.int32)

@@ -141,7 +141,13 @@ def _corpus(source: LabelledSource, data: Path | None) -> str:
 
 
 def _named_columns(source: LabelledSource) -> list[str]:
-    named = (source.label_column, source.group_column, source.language_column, source.source_column, source.split_column)
+    named = (
+        source.label_column,
+        source.group_column,
+        source.language_column,
+        source.source_column,
+        source.split_column,
+    )
     return [column for column in (*named, *(c.column for c in source.where)) if column]
 
 
@@ -182,8 +188,9 @@ def _examples(taken: _Taken, source: LabelledSource, definition: Definition) -> 
     if source.group_without:
         group = re.sub(source.group_without, "", group)
     split = bucket_split(group) if definition.splits == "buckets" else ""
-    if source.split_column:
-        split = given_split(as_text(row.get(source.split_column)) or "")
+    given = source.split or (as_text(row.get(source.split_column)) or "" if source.split_column else None)
+    if given is not None:
+        split = given_split(given)
     language = as_text(row.get(source.language_column)) or "" if source.language_column else source.language or ""
     named = as_text(row.get(source.source_column)) or "" if source.source_column else ""
     base = Example(

@@ -39,9 +39,7 @@ def given_split(value: str) -> Split:
     return found
 
 
-def complete_splits(
-    given: Sequence[Split], groups: Sequence[str], strata: Sequence[str], seed: int = 0
-) -> list[Split]:
+def complete_splits(given: Sequence[Split], groups: Sequence[str], strata: Sequence[str], seed: int = 0) -> list[Split]:
     """Given splits, where absent drawn; without a validation split an eighth of the discovery documents become it.
 
     AssayError where only some documents have a split.
@@ -54,7 +52,9 @@ def complete_splits(
     splits = list(given)
     if "validation" not in splits:
         rows = [i for i, split in enumerate(splits) if split == "discovery"]
-        drawn = _cut([groups[i] for i in rows], [strata[i] for i in rows], seed, (("discovery", 7 / 8), ("validation", 1 / 8)))
+        drawn = _cut(
+            [groups[i] for i in rows], [strata[i] for i in rows], seed, (("discovery", 7 / 8), ("validation", 1 / 8))
+        )
         for i, split in zip(rows, drawn, strict=True):
             splits[i] = split
     return splits
@@ -68,9 +68,7 @@ def shared_groups(groups: Sequence[str], splits: Sequence[Split]) -> int:
     return sum(len(found) > 1 for found in seen.values())
 
 
-def _cut(
-    groups: Sequence[str], strata: Sequence[str], seed: int, shares: Sequence[tuple[Split, float]]
-) -> list[Split]:
+def _cut(groups: Sequence[str], strata: Sequence[str], seed: int, shares: Sequence[tuple[Split, float]]) -> list[Split]:
     members: dict[str, Counter[str]] = defaultdict(Counter)
     for group, stratum in zip(groups, strata, strict=True):
         members[group][stratum] += 1

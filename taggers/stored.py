@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from assay.schemas.errors import AssayError
 from assay.schemas.scope import Scope
 from assay.schemas.store import StoredObject, TagManifest, features_prefix
-from assay.workers.feature_table import iter_parquet, layer_columns
+from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
 
 

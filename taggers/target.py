@@ -48,8 +48,12 @@ def make_target(
     order: Sequence[str] = (),
     unit: tuple[float, float] | None = None,
     name: str = "high",
+    known: NDArray[np.bool_] | None = None,
 ) -> Target:
     """The labels as numbers; without `kind` it is read off them.
+
+    A regression's scale and bins are those of the `known` documents, by default all: pass those that aren't for
+    testing.
 
     Two labels are binary, numbers of more than two values a regression, anything else multiclass. AssayError for one
     label only, for fewer than ten documents of a label, and where the positive label isn't known.
@@ -60,7 +64,7 @@ def make_target(
         raise AssayError(only, hint="a tagger tells labels apart: it takes two of them at least")
     kind = kind or _kind_of(counts, positive, order)
     if kind == "regression":
-        return _regression(labels, order, unit, name)
+        return _regression(labels, order, unit, name, known)
     if kind == "binary":
         return _binary(labels, counts, positive)
     rare = {label: n for label, n in counts.items() if n < _FEWEST}
@@ -109,7 +113,11 @@ def _binary(labels: Sequence[str], counts: Counter[str], positive: str | None) -
 
 
 def _regression(
-    labels: Sequence[str], order: Sequence[str], unit: tuple[float, float] | None, name: str
+    labels: Sequence[str],
+    order: Sequence[str],
+    unit: tuple[float, float] | None,
+    name: str,
+    known: NDArray[np.bool_] | None,
 ) -> Target:
     place = {label: float(i) for i, label in enumerate(order)}
     values = [place.get(label) if order else _number(label) for label in labels]
@@ -123,10 +131,11 @@ def _regression(
     value_N = np.array(values, float)
     if len(value_N) < 2 * _FEWEST:
         raise _too_few({"any label": len(value_N)})
-    low, high = unit or (float(value_N.min()), float(value_N.max()))
+    seen = value_N if known is None else value_N[known]
+    low, high = unit or (float(seen.min()), float(seen.max()))
     if high <= low:
         raise AssayError(f"all labels are {low:g}", hint="a regression takes different ones")
-    edges = np.unique(np.quantile(value_N, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    edges = np.unique(np.quantile(seen, np.linspace(0, 1, _BINS + 1)[1:-1]))
     stratum_N = np.unique(np.searchsorted(edges, value_N, "right"), return_inverse=True)[1]
     y_N = np.clip((value_N - low) / (high - low), 0, 1)
     return Target("regression", (order[-1] if order else name,), y_N, stratum_N, (low, high))

@@ -70,15 +70,15 @@ class HitFinder:
         lists = features[f"l{layer}_ids"].combine_chunks()
         slot_E = self._lookups[layer].take(_flat(lists), mode="clip")
         at = np.flatnonzero(slot_E >= 0)
-        offsets = lists.offsets.to_numpy()
-        document = np.searchsorted(offsets[1:] - offsets[0], at, side="right")
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+        document = np.repeat(np.arange(len(lists), dtype=np.int32), lengths)[at]
         pooled = [
             _flat(features[f"l{layer}_{name}"].combine_chunks())[at].astype(np.float64)
             if (layer, name) in self._pooled
             else np.zeros(len(at))
             for name in names
         ]
-        return document, slot_E[at].astype(np.intp), pooled
+        return document.astype(np.intp), slot_E[at].astype(np.intp), pooled
 
     def _lookup(self, layer: int) -> NDArray[np.int32]:
         """Feature -> slot, -1 elsewhere, the last entry for every feature above the highest wanted one."""

@@ -21,14 +21,15 @@ def reasons(effects: Effects, names: Sequence[str], documents: int) -> pa.Array:
     some = np.flatnonzero(rounded)
     document, part, rounded = effects.document[some], effects.part[some], rounded[some]
     left = np.abs(rounded)
-    chosen = [_take_largest(left, document) for _ in range(_REASONS)]
-    rank = np.repeat(np.arange(_REASONS), [len(at) for at in chosen])
-    at = np.concatenate(chosen)
-    at = at[np.lexsort((rank, document[at]))]
+    chosen_NR = np.full((documents, _REASONS), -1)
+    for rank in range(_REASONS):
+        at = _take_largest(left, document)
+        chosen_NR[document[at], rank] = at
+    offsets = np.concatenate([[0], np.cumsum((chosen_NR >= 0).sum(1))]).astype(np.int32)
+    at = chosen_NR[chosen_NR >= 0]
     words = pc.binary_join_element_wise(
         pa.array(names, pa.string()).take(pa.array(part[at])), pc.cast(pa.array(rounded[at]), pa.string()), "="
     )
-    offsets = np.searchsorted(document[at], np.arange(documents + 1)).astype(np.int32)
     return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), words), " ")
 
 

@@ -12,8 +12,8 @@ from assay.workers.feature_hits import Hits, Key
 from assay.workers.feature_table import residual_means
 
 _Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
-_BLOCK = 2**20
-"""values of what may have been cut that exist at once: 8 MB"""
+_BLOCK = 2**17
+"""dense values that exist at once: 1 MB, which a core's cache holds"""
 
 
 class Effects(NamedTuple):
@@ -56,7 +56,13 @@ class FeatureRule:
         self._scale_P = np.array([f.scale for f in self.features])
         self._weights_PL = np.array([f.weights for f in self.features])
         self.names = [f"{f.layer}:{f.feature}" for f in self.features]
-        self._open = [part for part, f in enumerate(self.features) if (f.layer, f.feature) not in watched]
+        open_P = np.array([(f.layer, f.feature) not in watched for f in self.features])
+        cuttable_PL = np.where(open_P[:, None], self._weights_PL, 0.0)
+        self._down_up_P2L = np.hstack([np.minimum(cuttable_PL, 0), np.maximum(cuttable_PL, 0)])
+        layer_P = np.array([f.layer for f in self.features])
+        self._columns = {
+            int(layer): slice(*np.searchsorted(layer_P, [layer, layer + 1])) for layer in np.unique(layer_P[open_P])
+        }
 
     def values(self, hits: Hits) -> Effects:
         """The features that documents have, each with its pooled value scaled to [0, 1]."""
@@ -85,46 +91,45 @@ class FeatureRule:
     def _fired(self, hits: Hits, values: Effects) -> _Bounds:
         fired_N1 = (np.bincount(values.document, minlength=len(hits.tokens_seen)) > 0)[:, None]
         cut_N1 = np.zeros_like(fired_N1)
-        for layer in {self.features[part].layer for part in self._open}:
+        for layer in self._columns:
             cut_N1 |= (hits.floors[layer] > 0)[:, None]
         return fired_N1.astype(float), (fired_N1 | cut_N1).astype(float)
 
     def _sums(self, hits: Hits, values: Effects) -> _Bounds:
-        sums_NL = np.empty((len(hits.tokens_seen), self._weights_PL.shape[1]))
-        for label, weights_P in enumerate(self._weights_PL.T):
-            weighted = values.effect * weights_P[values.part]
-            sums_NL[:, label] = np.bincount(values.document, weighted, minlength=len(sums_NL))
-        logits_NL = np.array(self.tagger.bias) + sums_NL
-        return self._bounds(hits, values, logits_NL) if self._open else (logits_NL, logits_NL)
-
-    def _bounds(self, hits: Hits, values: Effects, logits_NL: NDArray[np.float64]) -> _Bounds:
-        low_NL, high_NL = logits_NL.copy(), logits_NL.copy()
-        layers = sorted({self.features[part].layer for part in self._open})
-        rows = np.flatnonzero(np.any([hits.floors[layer] > 0 for layer in layers], axis=0))
-        layer_U = np.searchsorted(layers, [self.features[part].layer for part in self._open])
-        scale_U, weights_UL = self._scale_P[self._open], self._weights_PL[self._open]
-        down_up = np.hstack([np.minimum(weights_UL, 0), np.maximum(weights_UL, 0)])
-        column_P = np.full(len(self.features), -1)
-        column_P[self._open] = np.arange(len(self._open))
-        step = max(1, _BLOCK // len(self._open))
-        for block in (rows[start : start + step] for start in range(0, len(rows), step)):
-            floor_BU = np.stack([hits.floors[layer][block] for layer in layers], axis=1)[:, layer_U].astype(float)
-            if self.tagger.pooling == "any":
-                most_BU = np.broadcast_to(1.0, floor_BU.shape)
-            elif self.tagger.pooling == "count":
-                most_BU = np.broadcast_to(hits.tokens_seen[block, None].astype(float), floor_BU.shape)
-            else:
-                most_BU = floor_BU
-            most_BU = self._shape(most_BU, scale_U) * (floor_BU > 0)
-            start, stop = np.searchsorted(values.document, [block[0], block[-1] + 1])
-            column = column_P[values.part[start:stop]]
-            row = np.searchsorted(block, values.document[start:stop])
-            stored = (column >= 0) & (block[np.minimum(row, len(block) - 1)] == values.document[start:stop])
-            most_BU[row[stored], column[stored]] = 0
-            moved = most_BU @ down_up
-            low_NL[block] += moved[:, : weights_UL.shape[1]]
-            high_NL[block] += moved[:, weights_UL.shape[1] :]
+        """bias + weights @ values, a block of documents at a time, and how far what was cut can move it."""
+        n, (parts, labels) = len(hits.tokens_seen), self._weights_PL.shape
+        low_NL = np.empty((n, labels))
+        high_NL = np.empty((n, labels)) if self._columns else low_NL
+        step = max(1, _BLOCK // parts)
+        ends = np.searchsorted(values.document, np.arange(0, n + step, step))
+        for begin, first, last in zip(range(0, n, step), ends, ends[1:], strict=False):
+            block = slice(begin, min(n, begin + step))
+            row, part = values.document[first:last] - begin, values.part[first:last]
+            values_BP = np.zeros((block.stop - begin, parts))
+            values_BP[row, part] = values.effect[first:last]
+            low_NL[block] = np.array(self.tagger.bias) + values_BP @ self._weights_PL
+            if self._columns:
+                moved_B2L = self._most(hits, block, row, part) @ self._down_up_P2L
+                high_NL[block] = low_NL[block] + moved_B2L[:, labels:]
+                low_NL[block] += moved_B2L[:, :labels]
         return low_NL, high_NL
+
+    def _most(self, hits: Hits, block: slice, row: NDArray[np.intp], part: NDArray[np.intp]) -> NDArray[np.float64]:
+        """(B, P) the largest value that each feature may have had where it was cut; 0 where it wasn't.
+
+        The pooled value is at most the floor (max, mean), 1 (any) or every token seen (count).
+        """
+        most_BP = np.zeros((block.stop - block.start, len(self.features)))
+        for layer, columns in self._columns.items():
+            floor_B = hits.floors[layer][block].astype(np.float64)
+            if self.tagger.pooling == "any":
+                floor_B = np.sign(floor_B)
+            elif self.tagger.pooling == "count":
+                floor_B = np.sign(floor_B) * hits.tokens_seen[block]
+            np.divide(floor_B[:, None], self._scale_P[columns], out=most_BP[:, columns])
+        np.minimum(most_BP, 1.0, out=most_BP)
+        most_BP[row, part] = 0
+        return np.sqrt(most_BP, out=most_BP) if self.tagger.sqrt else most_BP
 
     def _shape(self, pooled: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
         value = np.minimum(pooled / scale, 1.0)

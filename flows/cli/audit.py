@@ -17,15 +17,19 @@ def evidence(
     """Show what a tagger is worth: held-out figures with intervals beside all baselines, slices and features."""
     from assay.dashboard.evidence_page import evidence_page
     from assay.dashboard.evidence_text import evidence_text
-    from assay.flows.evidence import read_evidence
+    from assay.dashboard.evidence_words import evidence_of, verdict
+    from assay.schemas.tagger import load_tagger
 
-    read, found = read_evidence(tagger)
+    read = load_tagger(tagger)
+    found = evidence_of(read)
     if html is not None:
-        write_page(html, evidence_page(read, found))
+        write_page(html, evidence_page(read))
     if json:
         print_lines([found.model_dump_json(indent=1)])
-    elif html is None:
-        stdout().print(evidence_text(read, found))
+    elif html is not None:
+        print_lines([verdict(found)])
+    else:
+        stdout().print(evidence_text(read))
     return OK
 
 

@@ -16,7 +16,7 @@ def figure(value: float, half: float = 0.02) -> Figure:
 
 def scored(
     rival: float = 0.941, tokens: Sequence[str] = TOKENS, names: Sequence[str] = ("tfidf_logistic", "length")
-) -> tuple[Tagger, Evidence]:
+) -> Tagger:
     """A score tagger; its best baseline has the AUROC `rival` against its own 0.905."""
     draw = random.Random(1)
     features = tuple(
@@ -83,10 +83,10 @@ def scored(
         ),
         candidates=tuple(candidates),
     )  # fmt: skip
-    return tagger, evidence
+    return tagger.model_copy(update={"evidence": evidence})
 
 
-def labelled() -> tuple[Tagger, Evidence]:
+def labelled() -> Tagger:
     """A label tagger of three labels that beats its one baseline."""
     features = tuple(
         FeatureWeight(layer=2, feature=i, scale=1.0, weights=(i / 10, -0.2, 0.05), tokens=("def", "return"))
@@ -104,4 +104,4 @@ def labelled() -> tuple[Tagger, Evidence]:
         baselines={"tfidf_logistic": {"macro_f1": figure(0.64), "accuracy": figure(0.66)}},
         slices=(Slice(dimension="length", value="1 to 80 tokens", documents=90, figures={"macro_f1": figure(0.6)}),),
     )  # fmt: skip
-    return tagger, evidence
+    return tagger.model_copy(update={"evidence": evidence})

@@ -1,0 +1,116 @@
+"""Commands that make taggers: fit, definitions."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines
+from assay.schemas.errors import AssayError, printable
+from assay.schemas.parameters import FitOptions, LabelOptions
+
+if TYPE_CHECKING:
+    from assay.flows.fit import FitReport
+    from assay.schemas.definition import Definition
+
+_SHOWN = ("axis", "kind", "description", "license")
+
+
+@app.command(group=START)
+def fit(
+    labelled: Annotated[str | None, Parameter(help="file, folder, glob, URI or dataset id with labels")] = None,
+    *,
+    labels: Annotated[LabelOptions | None, Parameter(name="*", consume_multiple=True)] = None,
+    options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True)] = None,
+    definition: Annotated[str | None, Parameter(help="a ready definition (see `assay definitions`) or a file")] = None,
+    all_definitions: Annotated[str | None, Parameter(help="a set of definitions, one tagger each")] = None,
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = Path(
+        "tagger.json"
+    ),
+) -> int:
+    """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
+    definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
+    from assay.flows.engine import run_flow
+    from assay.flows.fit import fit_tagger
+    from assay.schemas.parameters import FitParameters
+    from assay.schemas.tagger import dump_tagger
+
+    given = (options or FitOptions()).model_dump()
+    folder = all_definitions is not None
+    for one in definitions:
+        report: FitReport = run_flow(fit_tagger, FitParameters(definition=one, **given))
+        path = out / f"{one.name}.json" if folder else out
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dump_tagger(report.tagger), "utf-8")
+        print_lines([*_report_lines(report), "", f"wrote {path}", ""])
+    target = out if folder or out.parent == Path() else out.parent
+    print_lines([f"next: assay tag CORPUS --store STORE --taggers {printable(target, 300)}"])
+    return OK
+
+
+@app.command(group=ABOUT)
+def definitions(*, json: AsJson = False) -> int:
+    """List the ready definitions of taggers that `assay fit --definition` knows."""
+    import json as json_module
+
+    from assay.flows.fit import definition_names, load_definition
+
+    rows = []
+    for name, path in definition_names().items():
+        one = load_definition(name)
+        rows.append({"definition": name, "set": path.parent.name, **one.model_dump(include=set(_SHOWN))})
+    if json:
+        print_lines([json_module.dumps(rows, indent=1)])
+    else:
+        for row in rows:
+            print_lines(
+                [f"{row['definition']:22} {row['set']:8} {row['axis']:9} {row['description']} ({row['license']})"]
+            )
+    return OK
+
+
+def _definitions(
+    labelled: str | None, labels: LabelOptions, definition: str | None, all_definitions: str | None
+) -> list["Definition"]:
+    from assay.flows.fit import definition_set, load_definition
+
+    if sum(given is not None for given in (labelled, definition, all_definitions)) != 1:
+        raise AssayError(
+            "give one of: labelled documents, --definition, --all-definitions",
+            hint="assay fit labelled.jsonl --label-column label --axis safety -o tagger.json",
+        )
+    if definition is not None:
+        return [load_definition(definition)]
+    if all_definitions is not None:
+        return definition_set(all_definitions)
+    return [_of_options(str(labelled), labels)]
+
+
+def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
+    """The definition that the flags describe."""
+    import re
+
+    from assay.schemas.definition import Definition, LabelledSource
+
+    if labels.label_column is None:
+        raise AssayError("--label-column is missing", hint="it names the column with the labels")
+    name = labels.name or re.sub(r"[^a-z0-9_]", "_", labels.label_column.lower()).lstrip("_0123456789")[:40] or "tag"
+    columns = labels.model_dump(
+        include={"label_column", "text_column", "id_column", "group_column", "language_column", "source_column",
+                 "split_column"}
+    )  # fmt: skip
+    wanted = labels.model_dump(
+        include={"axis", "kind", "positive", "order", "method", "features", "weight_by", "description", "seed"}
+    )
+    if labels.order and labels.kind is None:
+        wanted["kind"] = "regression"
+    return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
+
+
+def _report_lines(report: "FitReport") -> list[str]:
+    from assay.taggers.evidence import text_lines
+
+    tagger = report.tagger
+    assert tagger.evidence is not None  # noqa: S101 - fitting leaves it
+    head = f"{tagger.name} ({tagger.axis}, {tagger.kind}): {tagger.method}"
+    return [head, *report.lines, *text_lines(tagger.evidence)]
