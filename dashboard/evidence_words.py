@@ -16,6 +16,7 @@ _NAMES = {
     "r2": "R²",
     "mae": "mean error",
 }
+_BASELINES = {"tfidf_logistic": "TF-IDF + logistic regression", "dense_probe": "dense probe"}
 _BOUNDS = {"spearman": (-1.0, 1.0), "r2": (-float("inf"), 1.0), "mae": (0.0, float("inf"))}
 
 
@@ -37,8 +38,8 @@ def bounds(name: str) -> tuple[float, float]:
 
 
 def in_words(name: str) -> str:
-    """A name from a record, its underscores as spaces."""
-    return name.replace("_", " ")
+    """A baseline's or a record's name as it is written."""
+    return _BASELINES.get(name) or name.replace("_", " ")
 
 
 def value(figure: Figure) -> str:

@@ -64,7 +64,7 @@ def audit(
     if json:
         print_lines([report.model_dump_json(indent=1)])
     elif html is not None:
-        print_lines(report.findings)
+        print_lines(list(report.findings))
     else:
         stdout().print(audit_text(report))
         print_lines(

@@ -44,7 +44,8 @@ def test_every_number_of_the_evidence_stands_on_the_page() -> None:
 
 def test_a_baseline_that_wins_is_said_first_in_the_terminal_and_above_all_figures_on_the_page() -> None:
     tagger = scored(rival=0.99)
-    said = "A baseline wins: tfidf logistic has AUROC 0.990 (0.970 to 1.000), this tagger 0.905 (0.885 to 0.925)."
+    said = "A baseline wins: TF-IDF + logistic regression has AUROC 0.990 (0.970 to 1.000), "
+    said += "this tagger 0.905 (0.885 to 0.925)."
     assert verdict(evidence_of(tagger)) == said
     assert re.sub(r"\s+", " ", as_text(tagger)).startswith(said)
     page = html.unescape(evidence_page(tagger))
