@@ -10,16 +10,14 @@ from prefect import flow
 
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
-from assay.flows.scopes import CONFIGS, load_scope, resolve_scope
+from assay.flows.scopes import load_scope, resolve_scope
 from assay.flows.tag import list_runs, load_manifest, tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
-from assay.schemas.definition import Definition
-from assay.schemas.errors import AssayError, unknown_name
+from assay.schemas.errors import AssayError
 from assay.schemas.parameters import FitParameters, TagParameters
 from assay.schemas.store import TagManifest, run_prefix
 from assay.schemas.tagger import FeatureWeight, Tagger
-from assay.schemas.yaml_file import load_yaml
 from assay.taggers.examples import Example, LabelledSet
 from assay.taggers.fitting import fit, pose
 from assay.taggers.sources import read_definition
@@ -28,7 +26,6 @@ from assay.taggers.target import describe
 from assay.taggers.tokens import with_tokens
 from assay.workers.storage.objects import ObjectStore
 
-DEFINITIONS = CONFIGS / "taggers" / "definitions"
 _ALL_FEATURES = 1_000_000
 Say = Callable[[str], None]
 
@@ -38,29 +35,6 @@ class FitReport(NamedTuple):
 
     tagger: Tagger
     lines: list[str]
-
-
-def definition_names() -> dict[str, Path]:
-    """Every ready definition by name; sets are the folders that they lie in."""
-    return {path.stem: path for path in sorted(DEFINITIONS.glob("*/*.yaml"))}
-
-
-def load_definition(name: str) -> Definition:
-    """The ready definition called `name`, or the one in the YAML file `name`."""
-    if name.endswith((".yaml", ".yml")):
-        return load_yaml(Path(name), Definition)
-    known = definition_names()
-    if name not in known:
-        raise unknown_name("definition", name, known)
-    return load_yaml(known[name], Definition)
-
-
-def definition_set(name: str) -> list[Definition]:
-    """All definitions of a set, by name."""
-    folder = DEFINITIONS / name
-    if not folder.is_dir():
-        raise unknown_name("set of definitions", name, (path.name for path in DEFINITIONS.iterdir() if path.is_dir()))
-    return [load_yaml(path, Definition) for path in sorted(folder.glob("*.yaml"))]
 
 
 @flow(name="fit-tagger", flow_run_name="fit {parameters.definition.name}", persist_result=False)
@@ -101,7 +75,7 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
     work.mkdir(parents=True, exist_ok=True)
     scope = load_scope(parameters.scope)
     changes: dict[str, Any] = {
-        "name": f"{scope.name}-whole", "top_m": _ALL_FEATURES, "taggers": None, "residuals": True,
+        "name": f"{scope.name}-whole", "top_m": _ALL_FEATURES, "taggers": None, "residuals": parameters.residuals,
     }  # fmt: skip
     if parameters.layers:
         changes["layers"] = tuple(sorted(set(parameters.layers)))

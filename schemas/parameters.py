@@ -75,6 +75,7 @@ class FitOptions(RayOptions):
     scope: str = Field("embedded", description="a scope's name (see `assay scopes`) or a YAML file")
     layers: tuple[int, ...] = Field((), description="hook these layers; by default the scope's")
     work: str = Field("assay-fit", description="folder for features that are made, kept for the next time")
+    residuals: bool = Field(True, description="make mean residuals too, which the dense probe reads")
     tokens: bool = Field(True, description="give each feature a few tokens on which it fires")
     device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
     threads: int | None = Field(None, gt=0, description="CPU threads an actor")

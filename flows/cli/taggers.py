@@ -30,6 +30,7 @@ def fit(
 ) -> int:
     """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
     definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
+    _require_extra()
     from assay.flows.engine import run_flow
     from assay.flows.fit import fit_tagger
     from assay.schemas.parameters import FitParameters
@@ -53,7 +54,7 @@ def definitions(*, json: AsJson = False) -> int:
     """List the ready definitions of taggers that `assay fit --definition` knows."""
     import json as json_module
 
-    from assay.flows.fit import definition_names, load_definition
+    from assay.flows.definitions import definition_names, load_definition
 
     rows = []
     for name, path in definition_names().items():
@@ -72,7 +73,7 @@ def definitions(*, json: AsJson = False) -> int:
 def _definitions(
     labelled: str | None, labels: LabelOptions, definition: str | None, all_definitions: str | None
 ) -> list["Definition"]:
-    from assay.flows.fit import definition_set, load_definition
+    from assay.flows.definitions import definition_set, load_definition
 
     if sum(given is not None for given in (labelled, definition, all_definitions)) != 1:
         raise AssayError(
@@ -84,6 +85,14 @@ def _definitions(
     if all_definitions is not None:
         return definition_set(all_definitions)
     return [_of_options(str(labelled), labels)]
+
+
+def _require_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("sklearn", "scipy") if find_spec(name) is None]
+    if missing:
+        raise AssayError(f"fitting needs {' and '.join(missing)}", hint="pip install 'assay[fit]'")
 
 
 def _of_options(labelled: str, labels: LabelOptions) -> "Definition":

@@ -20,10 +20,55 @@ from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagging import ShardTagger
 
 DOCUMENTS = 300
-_PLAIN = (
-    "the people of this town have seen that there is more than one way to say it and some of them will go on with "
-    "what they had before while others think about a new house by the river or the long road to the old mill"
-).split()
+_PLAIN = [
+    "the",
+    "people",
+    "of",
+    "this",
+    "town",
+    "have",
+    "seen",
+    "that",
+    "there",
+    "is",
+    "more",
+    "than",
+    "one",
+    "way",
+    "to",
+    "say",
+    "it",
+    "and",
+    "some",
+    "of",
+    "them",
+    "will",
+    "go",
+    "on",
+    "with",
+    "what",
+    "they",
+    "had",
+    "before",
+    "while",
+    "others",
+    "think",
+    "about",
+    "a",
+    "new",
+    "house",
+    "by",
+    "the",
+    "river",
+    "or",
+    "the",
+    "long",
+    "road",
+    "to",
+    "the",
+    "old",
+    "mill",
+]
 _THEMES = {
     "religion": "the church prayed to God and Jesus for the faith of the people in the holy Bible . ",
     "software": "install the package with this command and set the option in the configuration file . ",
@@ -78,9 +123,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 def tagged(corpus: Path, store: Path, scope: Path, examples: tuple[Example, ...]) -> Planted:
     """A corpus tagged by the workers' plain classes."""
-    parameters = TagParameters(
-        corpus=str(corpus), store=str(store), scope=str(scope), id_column="id", device="cpu"
-    )
+    parameters = TagParameters(corpus=str(corpus), store=str(store), scope=str(scope), id_column="id", device="cpu")
     plan = plan_shards.fn(parameters)
     tagger = ShardTagger(tag_job(plan))
     for shard in plan.corpus.shards:

@@ -91,12 +91,12 @@ def test_an_amount_is_a_regression_whose_score_is_on_the_scale_of_its_labels(pla
 
 @pytest.mark.parametrize("method", ["any_of", "linear", "dense"])
 def test_test_labels_can_not_move_the_tagger(planted: Planted, method: str) -> None:
-    splits = {e.id: ["discovery", "discovery", "validation", "test"][n // 3 % 4] for n, e in enumerate(planted.examples)}
+    splits = {
+        e.id: ["discovery", "discovery", "validation", "test"][n // 3 % 4] for n, e in enumerate(planted.examples)
+    }
     draw = np.random.default_rng(1)
     shuffled = {e.id: draw.choice(["0", "1"]) for e in planted.examples if splits[e.id] == "test"}
-    given = Planted(
-        planted.store, planted.manifest, tuple(e._replace(split=splits[e.id]) for e in planted.examples)
-    )
+    given = Planted(planted.store, planted.manifest, tuple(e._replace(split=splits[e.id]) for e in planted.examples))
     _, honest = a_fit(given, is_food, method=method, features=16)
     _, permuted = a_fit(given, lambda e: shuffled.get(e.id, is_food(e)), method=method, features=16)
     blank = {"evidence": None, "fitted_on": {}}
@@ -123,11 +123,9 @@ def test_any_of_is_the_papers_rule(planted: Planted) -> None:
     assert {(len(layers), k) for layers, k in settings} >= {(1, k) for k in any_of.RANKS}
     chosen = [c for c in tagger.evidence.candidates if c.chosen]
     assert len(chosen) == 1
-    assert chosen[0].validation >= max(
-        c.validation for c in tagger.evidence.candidates if c.layers == chosen[0].layers
-    )
+    assert chosen[0].validation >= max(c.validation for c in tagger.evidence.candidates if c.layers == chosen[0].layers)
     # Equation 14 by hand, from the stored tables, for the first feature chosen.
-    fires = {id: 0 for id in (e.id for e in planted.examples)}
+    fires = dict.fromkeys((e.id for e in planted.examples), 0)
     feature = tagger.features[0]
     for entry in planted.manifest.shards:
         with planted.store.open_input(entry.objects["features"]) as handle:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assay.flows.fit import DEFINITIONS, definition_names, load_definition
+from assay.flows.definitions import DEFINITIONS, definition_names, load_definition
 from assay.schemas.definition import Definition, Passages
 from assay.schemas.errors import AssayError
 from assay.taggers.examples import LabelledSet
@@ -70,7 +70,10 @@ def test_columns_become_group_language_source_and_split(tmp_path: Path) -> None:
 
 
 def test_conditions_samples_and_limits_choose_the_same_rows_each_time(tmp_path: Path) -> None:
-    source = {"label_column": "stars", "where": [{"column": "stars", "at_least": 1, "below": 2}, {"column": "lang", "among": ["en"]}]}
+    source = {
+        "label_column": "stars",
+        "where": [{"column": "stars", "at_least": 1, "below": 2}, {"column": "lang", "among": ["en"]}],
+    }
     found = read(tmp_path, source)
     assert {e.label for e in found.examples} == {"1"}
     half = read(tmp_path, {"label": "x", "sample": 0.5})
