@@ -20,55 +20,10 @@ from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagging import ShardTagger
 
 DOCUMENTS = 300
-_PLAIN = [
-    "the",
-    "people",
-    "of",
-    "this",
-    "town",
-    "have",
-    "seen",
-    "that",
-    "there",
-    "is",
-    "more",
-    "than",
-    "one",
-    "way",
-    "to",
-    "say",
-    "it",
-    "and",
-    "some",
-    "of",
-    "them",
-    "will",
-    "go",
-    "on",
-    "with",
-    "what",
-    "they",
-    "had",
-    "before",
-    "while",
-    "others",
-    "think",
-    "about",
-    "a",
-    "new",
-    "house",
-    "by",
-    "the",
-    "river",
-    "or",
-    "the",
-    "long",
-    "road",
-    "to",
-    "the",
-    "old",
-    "mill",
-]
+_PLAIN = (
+    "the people of this town have seen that there is more than one way to say it and some of them will go on with "
+    "what they had before while others think about a new house by the river or the long road to the old mill"
+)
 _THEMES = {
     "religion": "the church prayed to God and Jesus for the faith of the people in the holy Bible . ",
     "software": "install the package with this command and set the option in the configuration file . ",
@@ -100,7 +55,7 @@ def planted_examples() -> tuple[Example, ...]:
     draw, found = random.Random(0), []
     for n in range(DOCUMENTS):
         theme, amount = list(_THEMES)[n % 3], 1 + n // 3 % 3
-        words = draw.choices(_PLAIN, k=draw.randint(20, 60))
+        words = draw.choices(_PLAIN.split(), k=draw.randint(20, 60))
         for _ in range(amount):
             words.insert(draw.randrange(len(words)), _THEMES[theme])
         language, source = draw.choice(["en", "xx"]), draw.choice(["web", "books"])

@@ -17,8 +17,9 @@ from assay.taggers.made import broken_text, passages, python_code
 from assay.taggers.sources import read_definition
 
 ROWS: list[dict[str, Any]] = [
-    {"id": f"r{n}", "text": f"text number {n}", "label": ["good", "bad", None, "odd"][n % 4], "lang": "de" if n % 2 else "en",
-     "page": f"page-{n // 4}-{'ab'[n % 2]}", "stars": n % 6 / 2, "part": ["train", "test"][n % 2]}
+    {"id": f"r{n}", "text": f"text number {n}", "label": ["good", "bad", None, "odd"][n % 4],
+     "lang": "de" if n % 2 else "en", "page": f"page-{n // 4}-{'ab'[n % 2]}",
+     "stars": n % 6 / 2, "part": ["train", "test"][n % 2]}
     for n in range(40)
 ]  # fmt: skip
 
