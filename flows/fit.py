@@ -19,7 +19,7 @@ from assay.schemas.parameters import FitParameters, TagParameters
 from assay.schemas.store import TagManifest, run_prefix
 from assay.schemas.tagger import FeatureWeight, Tagger
 from assay.taggers.examples import Example, LabelledSet
-from assay.taggers.fitting import fit, pose
+from assay.taggers.fitting import fit, pose, read_target
 from assay.taggers.sources import read_definition
 from assay.taggers.stored import Stored
 from assay.taggers.target import describe
@@ -45,6 +45,7 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
     labelled = read_definition(definition, Path(parameters.data) if parameters.data else None)
     for line in labelled.lines():
         say(line)
+    read_target(labelled.examples, definition)  # before the model runs for nothing
     if parameters.store:
         stored, examples = _stored_features(labelled.examples, parameters)
     else:

@@ -99,6 +99,8 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     """The definition that the flags describe."""
     import re
 
+    from pydantic import ValidationError
+
     from assay.schemas.definition import Definition, LabelledSource
 
     if labels.label_column is None:
@@ -113,7 +115,12 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     )
     if labels.order and labels.kind is None:
         wanted["kind"] = "regression"
-    return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
+    try:
+        return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1]).strip()
+        raise AssayError(first["msg"].removeprefix("Value error, "), where=where) from e
 
 
 def _report_lines(report: "FitReport") -> list[str]:
