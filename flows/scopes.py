@@ -77,6 +77,24 @@ def resolve_scope(
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)
 
 
+def weights_are_here(scope: Scope) -> bool:
+    """Whether a scope's weights are on this machine, so that loading it fetches nothing. Asks no network."""
+    return all(
+        name == "embedded" or Path(name).is_dir() or _is_cached(name, revision)
+        for name, revision in ((scope.backbone, scope.backbone_revision), (scope.sae, scope.sae_revision))
+    )
+
+
+def _is_cached(repository: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(repository, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def require_device(device: str | None, *, elsewhere: bool = False) -> str:
     """The device named, by default this machine's GPU if any; AssayError if it isn't here, nor work `elsewhere`."""
     import torch

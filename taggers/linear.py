@@ -92,6 +92,7 @@ def _support(problem: Problem, shaped: Shaped, sparse: float, limit: int, rows: 
     target, x, weight = problem.target, shaped.x[rows], problem.weight_N[rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # which columns matter is settled long before the end
+        warnings.filterwarnings("ignore", "The number of unique classes")
         if target.kind == "regression":
             model = Lasso(alpha=sparse, max_iter=300).fit(x.tocsc(), target.y_N[rows], sample_weight=weight)
         elif target.kind == "binary":
@@ -140,6 +141,7 @@ def regress(problem: Problem, x: object, ridge: float, rows: Rows) -> tuple[NDAr
         return line.coef_.reshape(-1, 1).astype(float), np.array([float(line.intercept_)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # a small share of many labels
         model = LogisticRegression(C=ridge, max_iter=200).fit(given, target.stratum_N[rows], sample_weight=weight)
     weight_FL, bias_L = model.coef_.T.astype(float), model.intercept_.astype(float)
     if target.kind == "multiclass" and len(model.classes_) < target.outputs:

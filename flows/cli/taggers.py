@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines
-from assay.schemas.errors import AssayError, printable
+from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines, stdout
+from assay.schemas.errors import AssayError
 from assay.schemas.parameters import FitOptions, LabelOptions
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def fit(
     """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
     definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
     _require_extra()
+    from assay.dashboard.evidence_page import evidence_page
+    from assay.dashboard.evidence_text import evidence_text
+    from assay.flows.cli.audit import write_page
     from assay.flows.engine import run_flow
     from assay.flows.fit import fit_tagger
     from assay.schemas.parameters import FitParameters
@@ -43,9 +46,13 @@ def fit(
         path = out / f"{one.name}.json" if folder else out
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dump_tagger(report.tagger), "utf-8")
-        print_lines([*_report_lines(report), "", f"wrote {path}", ""])
+        print_lines([*report.lines, ""])
+        stdout().print(evidence_text(report.tagger))
+        print_lines(["", f"wrote {path}"])
+        if html is not None:
+            write_page(html / f"{one.name}.html" if folder else html, evidence_page(report.tagger))
     target = out if folder or out.parent == Path() else out.parent
-    print_lines([f"next: assay tag CORPUS --store STORE --taggers {printable(target, 300)}"])
+    print_lines(["next:", f"  assay evidence {path}", f"  assay tag CORPUS --store STORE --taggers {target}"])
     return OK
 
 
@@ -121,12 +128,3 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
         first = e.errors()[0]
         where = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1]).strip()
         raise AssayError(first["msg"].removeprefix("Value error, "), where=where) from e
-
-
-def _report_lines(report: "FitReport") -> list[str]:
-    from assay.taggers.evidence import text_lines
-
-    tagger = report.tagger
-    assert tagger.evidence is not None  # noqa: S101 - fitting leaves it
-    head = f"{tagger.name} ({tagger.axis}, {tagger.kind}): {tagger.method}"
-    return [head, *report.lines, *text_lines(tagger.evidence)]

@@ -31,15 +31,16 @@ def test_a_labelled_file_becomes_a_tagger_and_the_model_runs_once(cli: Cli, ray_
     labelled = write_labelled(tmp_path / "labelled.jsonl")
     common = ("--label-column", "label", "--positive", "spam", "--axis", "safety", "--name", "spam", "--features", "8",
               "--language-column", "lang", "--work", tmp_path / "work")  # fmt: skip
-    first = cli("fit", labelled, *common, "-o", tmp_path / "a.json")
+    first = cli("fit", labelled, *common, "-o", tmp_path / "a.json", "--html", tmp_path / "a.html")
     assert first.code == OK, first.err
     assert f"wrote {tmp_path / 'a.json'}" in first.out
-    assert "next: assay tag CORPUS" in first.out
+    assert f"assay evidence {tmp_path / 'a.json'}" in first.out
+    assert (tmp_path / "a.html").read_text("utf-8").startswith("<!doctype html>")
     assert "tagging" in first.err
     tagger = load_tagger(tmp_path / "a.json")
     assert (tagger.name, tagger.axis, tagger.labels) == ("spam", "safety", ("spam",))
     assert tagger.evidence is not None
-    assert tagger.evidence.summary in first.out
+    assert "TF-IDF" in first.out
     assert tagger.evidence.test["auroc"].value > 0.9
     assert any(f.tokens for f in tagger.features)
     again = cli("fit", labelled, *common, "-o", tmp_path / "b.json")

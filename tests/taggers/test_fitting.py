@@ -6,7 +6,6 @@ import pytest
 from assay.schemas.errors import AssayError
 from assay.schemas.tagger import Tagger, dump_tagger
 from assay.taggers import any_of
-from assay.taggers.evidence import text_lines
 from assay.taggers.figures import auroc
 from assay.taggers.fitting import fit
 from assay.taggers.problem import Problem
@@ -157,7 +156,6 @@ def test_evidence_holds_baselines_slices_prevalence_and_a_learning_curve(planted
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert evidence.learning_curve[-1].figure == evidence.test["auroc"]
-    assert text_lines(evidence)[0] == evidence.summary
 
 
 def test_the_summary_names_a_baseline_that_wins(planted: Planted) -> None:
