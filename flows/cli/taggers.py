@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from assay.flows.fit import FitReport
     from assay.schemas.definition import Definition
 
+_TAGGER = Path("tagger.json")
 _SHOWN = ("axis", "kind", "description", "license")
 
 
@@ -24,9 +25,8 @@ def fit(
     options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True)] = None,
     definition: Annotated[str | None, Parameter(help="a ready definition (see `assay definitions`) or a file")] = None,
     all_definitions: Annotated[str | None, Parameter(help="a set of definitions, one tagger each")] = None,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = Path(
-        "tagger.json"
-    ),
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = _TAGGER,
+    html: Annotated[Path | None, Parameter(help="write the evidence as one HTML page (of a set: a folder)")] = None,
 ) -> int:
     """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
     definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
