@@ -106,7 +106,7 @@ def _slice(problem: Problem, fitted: Fitted, threshold: float, dimension: str, v
     if enough:
         found = problem.measured(fitted.output_NL, rows, figures.draw(problem.group_N[rows]), threshold)
     mean = None if kind == "multiclass" else round(float(fitted.output_NL[rows, 0].mean()), 4)
-    return Slice(dimension=dimension, value=value, documents=n, positives=positives, figures=found, mean_score=mean)  # type: ignore[arg-type]
+    return Slice(dimension=dimension, value=value, documents=n, positives=positives, figures=found, mean_score=mean)
 
 
 def _prevalence(truth: Rows, said: Rows, draws_BN: figures.Draws) -> Iterator[AtPrevalence]:
