@@ -78,8 +78,9 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
     changes: dict[str, Any] = {
         "name": f"{scope.name}-whole", "top_m": _ALL_FEATURES, "taggers": None, "residuals": parameters.residuals,
     }  # fmt: skip
-    if parameters.layers:
-        changes["layers"] = tuple(sorted(set(parameters.layers)))
+    if not set(parameters.layers) <= set(scope.layers):
+        # Another encoder, so that the tagger needs a scope with these layers; fewer layers need none.
+        changes["layers"] = tuple(sorted({*scope.layers, *parameters.layers}))
     whole = work / f"scope-{fingerprint([scope.model_dump(mode='json'), changes])}.yaml"
     whole.write_text(json.dumps(scope.model_copy(update=changes).model_dump(mode="json")), "utf-8")
     features = fingerprint(resolve_scope(str(whole), device=parameters.device).features)
@@ -108,7 +109,8 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
             ),
         )
     manifests = _manifests(store, features)
-    return _with_features(store, manifests, [(_text_id(example.text), example) for example in examples])
+    named = [(_text_id(example.text), example) for example in examples]
+    return _with_features(store, manifests, named, parameters.layers)
 
 
 def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> tuple[Stored, tuple[Example, ...]]:
@@ -116,7 +118,8 @@ def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> 
     assert parameters.store is not None  # noqa: S101 - the caller asks
     store = ObjectStore(parameters.store)
     manifest = load_manifest(store, parameters.run)
-    stored, found = _with_features(store, [manifest], [(example.id, example) for example in examples])
+    named = [(example.id, example) for example in examples]
+    stored, found = _with_features(store, [manifest], named, parameters.layers)
     if not found:
         raise AssayError(
             f"none of the {len(examples):,} labelled documents is in this run",
@@ -127,13 +130,17 @@ def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> 
 
 
 def _with_features(
-    store: ObjectStore, manifests: Sequence[TagManifest], named: Sequence[tuple[str, Example]]
+    store: ObjectStore,
+    manifests: Sequence[TagManifest],
+    named: Sequence[tuple[str, Example]],
+    layers: Sequence[int],
 ) -> tuple[Stored, tuple[Example, ...]]:
-    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(named)})
+    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(named)}, layers)
     if stored.documents.found_N.all():
         return stored, tuple(example for _, example in named)
     kept = [pair for pair, found in zip(named, stored.documents.found_N, strict=True) if found]
-    return Stored(store, manifests, {id: place for place, (id, _) in enumerate(kept)}), tuple(e for _, e in kept)
+    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(kept)}, layers)
+    return stored, tuple(example for _, example in kept)
 
 
 def _known(store: ObjectStore, features: str, texts: dict[str, str]) -> set[str]:

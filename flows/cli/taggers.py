@@ -120,7 +120,7 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     wanted = labels.model_dump(
         include={"axis", "kind", "positive", "order", "method", "features", "weight_by", "description", "seed"}
     )
-    if labels.order and labels.kind is None:
+    if labels.kind == "ordinal" or (labels.order and labels.kind is None):
         wanted["kind"] = "regression"
     try:
         return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)

@@ -37,10 +37,13 @@ class Planted:
     def __init__(self, store: ObjectStore, manifest: TagManifest, examples: tuple[Example, ...]) -> None:
         self.store, self.manifest, self.examples = store, manifest, examples
 
-    def problem(self, label: Callable[[Example], str], **definition: object) -> Problem:
+    def problem(
+        self, label: Callable[[Example], str], *, layers: tuple[int, ...] = (), **definition: object
+    ) -> Problem:
         """The documents with labels made of what they are; `example.label` is theme and amount, such as food 2."""
         examples = tuple(example._replace(label=label(example)) for example in self.examples)
-        stored = Stored(self.store, [self.manifest], {example.id: i for i, example in enumerate(examples)})
+        place = {example.id: i for i, example in enumerate(examples)}
+        stored = Stored(self.store, [self.manifest], place, layers)
         return pose(examples, stored, a_definition(**definition))
 
 

@@ -192,6 +192,17 @@ def test_a_tagger_is_refused_by_features_of_another_encoder(planted: Planted) ->
         TaggerSet([tagger], "0" * 16)
 
 
+def test_a_tagger_reads_the_layers_that_it_may(planted: Planted) -> None:
+    problem = planted.problem(is_food, layers=(3,), method="linear")
+    tagger = fit(problem, a_definition(method="linear", features=8), {})
+    assert {f.layer for f in tagger.features} == {3}
+    assert tagger.encoder == planted.manifest.encoder
+    tags = applied(planted, tagger)
+    assert sum((tags[e.id] > tagger.threshold) == (is_food(e) == "1") for e in planted.examples) > 0.9 * DOCUMENTS
+    with pytest.raises(AssayError, match=r"layers \[2\] aren't stored\n.*stored: 1, 3, 4"):
+        planted.problem(is_food, layers=(2, 3))
+
+
 def test_documents_that_are_cut_are_counted(planted: Planted) -> None:
     assert not planted.problem(is_food).stored.documents.cut_N.any()
     assert len(planted_examples()) == DOCUMENTS
