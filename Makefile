@@ -41,7 +41,7 @@ benchmark: .venv-benchmarks/installed
 	@touch $@
 
 fit: $(VENV)/tests-installed
-	$(BIN)/python -m assay.flows.fit --data $(DATA) --work $(WORK) --out configs/taggers/embedded
+	$(BIN)/assay fit --all-definitions default --data $(DATA) --work $(WORK) --out configs/taggers/embedded $(FIT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

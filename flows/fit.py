@@ -10,25 +10,22 @@ from prefect import flow
 
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
-from assay.flows.scopes import CONFIGS, load_scope, resolve_scope
+from assay.flows.scopes import load_scope, resolve_scope
 from assay.flows.tag import list_runs, load_manifest, tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
-from assay.schemas.definition import Definition
-from assay.schemas.errors import AssayError, unknown_name
+from assay.schemas.errors import AssayError
 from assay.schemas.parameters import FitParameters, TagParameters
 from assay.schemas.store import TagManifest, run_prefix
 from assay.schemas.tagger import FeatureWeight, Tagger
-from assay.schemas.yaml_file import load_yaml
 from assay.taggers.examples import Example, LabelledSet
-from assay.taggers.fitting import fit, pose
+from assay.taggers.fitting import fit, pose, read_target
 from assay.taggers.sources import read_definition
 from assay.taggers.stored import Stored
 from assay.taggers.target import describe
 from assay.taggers.tokens import with_tokens
 from assay.workers.storage.objects import ObjectStore
 
-DEFINITIONS = CONFIGS / "taggers" / "definitions"
 _ALL_FEATURES = 1_000_000
 Say = Callable[[str], None]
 
@@ -40,29 +37,6 @@ class FitReport(NamedTuple):
     lines: list[str]
 
 
-def definition_names() -> dict[str, Path]:
-    """Every ready definition by name; sets are the folders that they lie in."""
-    return {path.stem: path for path in sorted(DEFINITIONS.glob("*/*.yaml"))}
-
-
-def load_definition(name: str) -> Definition:
-    """The ready definition called `name`, or the one in the YAML file `name`."""
-    if name.endswith((".yaml", ".yml")):
-        return load_yaml(Path(name), Definition)
-    known = definition_names()
-    if name not in known:
-        raise unknown_name("definition", name, known)
-    return load_yaml(known[name], Definition)
-
-
-def definition_set(name: str) -> list[Definition]:
-    """All definitions of a set, by name."""
-    folder = DEFINITIONS / name
-    if not folder.is_dir():
-        raise unknown_name("set of definitions", name, (path.name for path in DEFINITIONS.iterdir() if path.is_dir()))
-    return [load_yaml(path, Definition) for path in sorted(folder.glob("*.yaml"))]
-
-
 @flow(name="fit-tagger", flow_run_name="fit {parameters.definition.name}", persist_result=False)
 def fit_tagger(parameters: FitParameters) -> FitReport:
     """Reads the labels, finds or makes the features, and fits; interrupted, the features that are made are kept."""
@@ -71,6 +45,7 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
     labelled = read_definition(definition, Path(parameters.data) if parameters.data else None)
     for line in labelled.lines():
         say(line)
+    read_target(labelled.examples, definition)  # before the model runs for nothing
     if parameters.store:
         stored, examples = _stored_features(labelled.examples, parameters)
     else:
@@ -101,10 +76,11 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
     work.mkdir(parents=True, exist_ok=True)
     scope = load_scope(parameters.scope)
     changes: dict[str, Any] = {
-        "name": f"{scope.name}-whole", "top_m": _ALL_FEATURES, "taggers": None, "residuals": True,
+        "name": f"{scope.name}-whole", "top_m": _ALL_FEATURES, "taggers": None, "residuals": parameters.residuals,
     }  # fmt: skip
-    if parameters.layers:
-        changes["layers"] = tuple(sorted(set(parameters.layers)))
+    if not set(parameters.layers) <= set(scope.layers):
+        # Another encoder, so that the tagger needs a scope with these layers; fewer layers need none.
+        changes["layers"] = tuple(sorted({*scope.layers, *parameters.layers}))
     whole = work / f"scope-{fingerprint([scope.model_dump(mode='json'), changes])}.yaml"
     whole.write_text(json.dumps(scope.model_copy(update=changes).model_dump(mode="json")), "utf-8")
     features = fingerprint(resolve_scope(str(whole), device=parameters.device).features)
@@ -133,7 +109,8 @@ def _made_features(examples: Sequence[Example], parameters: FitParameters) -> tu
             ),
         )
     manifests = _manifests(store, features)
-    return _with_features(store, manifests, [(_text_id(example.text), example) for example in examples])
+    named = [(_text_id(example.text), example) for example in examples]
+    return _with_features(store, manifests, named, parameters.layers)
 
 
 def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> tuple[Stored, tuple[Example, ...]]:
@@ -141,7 +118,8 @@ def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> 
     assert parameters.store is not None  # noqa: S101 - the caller asks
     store = ObjectStore(parameters.store)
     manifest = load_manifest(store, parameters.run)
-    stored, found = _with_features(store, [manifest], [(example.id, example) for example in examples])
+    named = [(example.id, example) for example in examples]
+    stored, found = _with_features(store, [manifest], named, parameters.layers)
     if not found:
         raise AssayError(
             f"none of the {len(examples):,} labelled documents is in this run",
@@ -152,13 +130,17 @@ def _stored_features(examples: Sequence[Example], parameters: FitParameters) -> 
 
 
 def _with_features(
-    store: ObjectStore, manifests: Sequence[TagManifest], named: Sequence[tuple[str, Example]]
+    store: ObjectStore,
+    manifests: Sequence[TagManifest],
+    named: Sequence[tuple[str, Example]],
+    layers: Sequence[int],
 ) -> tuple[Stored, tuple[Example, ...]]:
-    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(named)})
+    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(named)}, layers)
     if stored.documents.found_N.all():
         return stored, tuple(example for _, example in named)
     kept = [pair for pair, found in zip(named, stored.documents.found_N, strict=True) if found]
-    return Stored(store, manifests, {id: place for place, (id, _) in enumerate(kept)}), tuple(e for _, e in kept)
+    stored = Stored(store, manifests, {id: place for place, (id, _) in enumerate(kept)}, layers)
+    return stored, tuple(example for _, example in kept)
 
 
 def _known(store: ObjectStore, features: str, texts: dict[str, str]) -> set[str]:

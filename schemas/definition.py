@@ -34,7 +34,7 @@ class TextCut(Model):
     characters: int = Field(gt=0, description="at most so many")
     start: float = Field(0.0, ge=0, lt=1, description="from the first space after this share of the text")
     at_least: int = Field(1, ge=1, description="a text of which fewer characters are left is not taken")
-    whole_in_test: bool = Field(False, description="test texts are read whole, as a corpus is")
+    whole_held_out: bool = Field(False, description="validation and test texts are read whole, as a corpus is")
 
 
 class Passages(Model):
@@ -115,7 +115,7 @@ class Definition(Model):
             raise ValueError("order belongs to a regression")
         if self.positive and self.kind not in (None, "binary"):
             raise ValueError("positive belongs to a binary tagger")
-        whole = any(source.cut and source.cut.whole_in_test for source in self.sources)
+        whole = any(source.cut and source.cut.whole_held_out for source in self.sources)
         if whole and self.splits != "buckets":
-            raise ValueError("whole_in_test needs splits: buckets, which are known when a text is read")
+            raise ValueError("whole_held_out needs splits: buckets, which are known when a text is read")
         return self

@@ -50,9 +50,11 @@ class LabelOptions(Model):
     label_column: str | None = Field(None, description="column with the label")
     name: str | None = Field(None, description="the tagger's name and column; by default the label column's")
     axis: Axis = Field("custom", description="what the tag is about")
-    kind: LabelKind | None = Field(None, description="by default what the labels look like")
+    kind: LabelKind | Literal["ordinal"] | None = Field(
+        None, description="by default what the labels look like; ordinal is a regression on ranks"
+    )
     positive: str | None = Field(None, description="this label is yes, every other one no")
-    order: tuple[str, ...] = Field((), description="names of a regression's labels, lowest first")
+    order: tuple[str, ...] = Field((), description="names of ordinal labels, lowest first")
     method: Method = Field("auto", description="auto: any_of or linear, by validation documents")
     features: int = Field(512, gt=0, description="at most so many features")
     text_column: str = Field("text", description="column with the text")
@@ -73,8 +75,11 @@ class FitOptions(RayOptions):
     run: str | None = Field(None, description="run id; needed where the store holds several runs")
     data: str | None = Field(None, description="folder whose files go before a definition's published sets")
     scope: str = Field("embedded", description="a scope's name (see `assay scopes`) or a YAML file")
-    layers: tuple[int, ...] = Field((), description="hook these layers; by default the scope's")
+    layers: tuple[int, ...] = Field(
+        (), description="the tagger may read these only; by default all that the scope hooks"
+    )
     work: str = Field("assay-fit", description="folder for features that are made, kept for the next time")
+    residuals: bool = Field(True, description="make mean residuals too, which the dense probe reads")
     tokens: bool = Field(True, description="give each feature a few tokens on which it fires")
     device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
     threads: int | None = Field(None, gt=0, description="CPU threads an actor")

@@ -17,6 +17,7 @@ from assay.schemas.tagger import FeatureWeight
 from assay.taggers.matrix import Matrix
 from assay.taggers.problem import Fitted, Problem
 from assay.taggers.screening import Screen
+from assay.taggers.target import Target
 
 RANKS = (1, 2, 5, 10)
 """K, the features of a layer."""
@@ -84,11 +85,11 @@ def fitted_of(problem: Problem, columns: NDArray[np.int64], matrix: Matrix) -> F
     return _fitted(problem, np.zeros(problem.stored.columns), columns, matrix, "", None)
 
 
-def require_binary(problem: Problem) -> None:
+def require_binary(target: Target) -> None:
     """AssayError for any other kind of label: the rule says yes or no."""
-    if problem.target.kind != "binary":
+    if target.kind != "binary":
         raise AssayError(
-            f"any_of says yes or no, these labels are {problem.target.kind}",
+            f"any_of says yes or no, these labels are {target.kind}",
             hint="give --positive LABEL for one label against the others, or --method linear",
         )
 

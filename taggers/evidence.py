@@ -73,38 +73,6 @@ def summarise(evidence: Evidence) -> str:
     return f"{verdict} on test documents: {beside}"
 
 
-def text_lines(evidence: Evidence) -> list[str]:
-    """The evidence for a terminal, the summary first."""
-    lines = [evidence.summary, "", "on test documents, with 95 % intervals over groups:"]
-    lines += [f"  {name:18} {_said(figure)}" for name, figure in evidence.test.items()]
-    lines += ["", f"baselines on the same splits, by {evidence.headline}:"]
-    rivals = [(n, f[evidence.headline]) for n, f in evidence.baselines.items() if evidence.headline in f]
-    lines += [f"  {name:18} {_said(figure)}" for name, figure in sorted(rivals, key=lambda r: -r[1].value)]
-    if evidence.prevalence:
-        lines += ["", "precision where positives are rare:"]
-        lines += [f"  {p.prevalence:<18.1%} {_said(p.precision)}" for p in evidence.prevalence]
-    if evidence.learning_curve:
-        lines += ["", f"learning curve, {evidence.headline} by share of the discovery documents:"]
-        lines += [f"  {f'{p.share:.0%} ({p.documents:,})':18} {_said(p.figure)}" for p in evidence.learning_curve]
-    if evidence.slices:
-        lines += ["", "slices:"]
-        for part in evidence.slices:
-            figure = part.figures.get(evidence.headline) or part.figures.get("accuracy")
-            shown = (
-                _said(figure)
-                if figure
-                else "one class"
-                if part.mean_score is None
-                else f"mean score {part.mean_score:.3f}"
-            )
-            lines.append(f"  {part.dimension:9} {part.value:28} {part.documents:>7,} documents  {shown}")
-    return lines
-
-
-def _said(figure: figures.Figure) -> str:
-    return f"{figure.value:.3f}  ({figure.low:.3f} to {figure.high:.3f})"
-
-
 def _by_label(problem: Problem, fitted: Fitted, test: Rows, draws_BN: figures.Draws) -> dict[str, Figures]:
     truth, said = problem.target.stratum_N[test], fitted.output_NL[test].argmax(1)
     return {
@@ -138,7 +106,7 @@ def _slice(problem: Problem, fitted: Fitted, threshold: float, dimension: str, v
     if enough:
         found = problem.measured(fitted.output_NL, rows, figures.draw(problem.group_N[rows]), threshold)
     mean = None if kind == "multiclass" else round(float(fitted.output_NL[rows, 0].mean()), 4)
-    return Slice(dimension=dimension, value=value, documents=n, positives=positives, figures=found, mean_score=mean)  # type: ignore[arg-type]
+    return Slice(dimension=dimension, value=value, documents=n, positives=positives, figures=found, mean_score=mean)
 
 
 def _prevalence(truth: Rows, said: Rows, draws_BN: figures.Draws) -> Iterator[AtPrevalence]:

@@ -129,7 +129,7 @@ def precision_at(
     Without a false positive, the low end is that of three among the negatives (the rule of three).
     """
     tp, fp, fn = confusion(truth_N, said_N, draws_BN)
-    negative_B = draws_BN @ (~truth_N).astype(np.float32)
+    negative_B = (draws_BN @ (~truth_N).astype(np.float32)).astype(np.float64)
 
     def precision(fpr_B: Floats) -> Floats:
         hit = prevalence * _ratio(tp, tp + fn)

@@ -38,15 +38,13 @@ def pose(examples: Sequence[Example], stored: Stored, definition: Definition) ->
 
     AssayError where a split lacks a label, or the method doesn't fit the labels.
     """
-    labels = [example.label for example in examples]
-    ask = {"positive": definition.positive, "order": definition.order, "unit": definition.unit}
-    target = make_target(labels, definition.kind, name=definition.name, **ask)  # type: ignore[arg-type]
+    target = read_target(examples, definition)
     groups = [example.group for example in examples]
     splits = complete_splits(
         [example.split for example in examples], groups, [str(s) for s in target.stratum_N], definition.seed
     )
     split_N = np.array(splits)
-    target = make_target(labels, target.kind, name=definition.name, known=split_N != "test", **ask)  # type: ignore[arg-type]
+    target = read_target(examples, definition, split_N != "test")
     _check_splits(target, split_N)
     headline = {"binary": "f1" if definition.method == "any_of" else "auroc", "multiclass": "macro_f1"}
     return Problem(
@@ -60,6 +58,25 @@ def pose(examples: Sequence[Example], stored: Stored, definition: Definition) ->
         stored=stored,
         headline=headline.get(target.kind, "spearman"),
     )
+
+
+def read_target(examples: Sequence[Example], definition: Definition, known: NDArray[np.bool_] | None = None) -> Target:
+    """The examples' labels as numbers; a regression's scale is that of the `known` ones, by default all.
+
+    AssayError where they can't be told apart, or not by the definition's method.
+    """
+    target = make_target(
+        [example.label for example in examples],
+        definition.kind,
+        positive=definition.positive,
+        order=definition.order,
+        unit=definition.unit,
+        name=definition.name,
+        known=known,
+    )
+    if definition.method == "any_of":
+        any_of.require_binary(target)
+    return target
 
 
 def fit(
@@ -120,8 +137,6 @@ def _choose(
         dense.require_residuals(problem)
         tried = dense.candidates(problem)
         return tried, dense.best(tried), {}
-    if definition.method == "any_of":
-        any_of.require_binary(problem)
     with_rule = definition.method == "any_of" or (definition.method == "auto" and problem.target.kind == "binary")
     say(f"screening {stored.columns:,} features")
     weighed = Screen(stored.columns, problem.target.stratum_N, problem.weight_N * discovery, POOLINGS)

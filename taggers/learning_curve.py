@@ -8,7 +8,7 @@ from assay.schemas.evidence import LearningPoint
 from assay.taggers import any_of, dense, figures, linear
 from assay.taggers.matrix import Matrix
 from assay.taggers.problem import Fitted, Problem, Rows
-from assay.taggers.screening import Screen, screen
+from assay.taggers.screening import Screen, screen, strongest
 
 SHARES = (0.01, 0.03, 0.1, 0.3)
 _FEWEST = 8
@@ -42,7 +42,7 @@ def _again(problem: Problem, fitted: Fitted, shares: Sequence[Rows]) -> list[Fit
         matrix = Matrix.load(stored, np.concatenate([np.zeros(1, np.int64), *wanted]), ("any",))
         found = [any_of.refit(problem, setting, one, matrix) for one in screens]
     elif isinstance(setting, linear.Setting):
-        wanted = [linear.strongest(one.power(setting.pooling), linear.CHOSEN_FROM) for one in screens]
+        wanted = [strongest(one.power(setting.pooling), linear.CHOSEN_FROM) for one in screens]
         matrix = Matrix.load(stored, np.concatenate([np.zeros(1, np.int64), *wanted]), (setting.pooling,))
         for one, rows in zip(screens, shares, strict=True):
             found.append(linear.refit(problem, setting, one, matrix, rows))

@@ -23,8 +23,8 @@ from assay.taggers.screening import Screen, strongest
 CHOSEN_FROM = 1024
 """Features of a pooling that the L1 regression sees."""
 _TRIAL_DOCUMENTS = 8000
-_RIDGE = (0.1, 1.0)
-_SPARSE = {"binary": (0.03, 0.1, 0.3), "multiclass": (0.03, 0.1, 0.3), "regression": (0.003, 0.001, 0.0003)}
+_RIDGE = (0.01, 0.1, 1.0)
+_SPARSE = {"binary": (0.03, 0.1, 0.3, 1.0), "multiclass": (0.1, 0.3, 1.0), "regression": (0.003, 0.001, 0.0003)}
 _CLOSE = 0.002
 
 
@@ -92,6 +92,7 @@ def _support(problem: Problem, shaped: Shaped, sparse: float, limit: int, rows: 
     target, x, weight = problem.target, shaped.x[rows], problem.weight_N[rows]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # which columns matter is settled long before the end
+        warnings.filterwarnings("ignore", "The number of unique classes")
         if target.kind == "regression":
             model = Lasso(alpha=sparse, max_iter=300).fit(x.tocsc(), target.y_N[rows], sample_weight=weight)
         elif target.kind == "binary":
@@ -140,6 +141,7 @@ def regress(problem: Problem, x: object, ridge: float, rows: Rows) -> tuple[NDAr
         return line.coef_.reshape(-1, 1).astype(float), np.array([float(line.intercept_)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # a small share of many labels
         model = LogisticRegression(C=ridge, max_iter=200).fit(given, target.stratum_N[rows], sample_weight=weight)
     weight_FL, bias_L = model.coef_.T.astype(float), model.intercept_.astype(float)
     if target.kind == "multiclass" and len(model.classes_) < target.outputs:

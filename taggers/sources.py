@@ -214,7 +214,7 @@ def _examples(taken: _Taken, source: LabelledSource, definition: Definition) -> 
 
 def _cut(example: Example, source: LabelledSource) -> str:
     how, text = source.cut, example.text
-    if how is None or (how.whole_in_test and example.split == "test"):
+    if how is None or (how.whole_held_out and example.split in ("validation", "test")):
         return text
     start = text.find(" ", int(len(text) * how.start)) + 1 if how.start else 0
     part = text[start : start + how.characters]

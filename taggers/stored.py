@@ -39,8 +39,17 @@ class Documents(NamedTuple):
 class Stored:
     """The features of N examples in a store's finished runs of one encoder."""
 
-    def __init__(self, store: ObjectStore, manifests: Sequence[TagManifest], place: Mapping[str, int]) -> None:
-        """`place` says which example a document id is. AssayError where the runs' features differ."""
+    def __init__(
+        self,
+        store: ObjectStore,
+        manifests: Sequence[TagManifest],
+        place: Mapping[str, int],
+        layers: Sequence[int] = (),
+    ) -> None:
+        """`place` says which example a document id is; `layers` are those that a tagger may read, by default all.
+
+        AssayError where the runs' features differ, or a layer isn't stored.
+        """
         kinds = {manifest.features for manifest in manifests}
         if len(kinds) != 1:
             raise AssayError(f"{len(kinds)} kinds of features in the runs", where=store.root, hint="name one run")
@@ -48,7 +57,12 @@ class Stored:
         self.features = kinds.pop()
         identity = json.loads(store.read(f"{features_prefix(self.features)}/identity.json"))
         self.scope = Scope.model_validate(identity["scope"])
-        self.layers = tuple(identity["encoder"]["layers"])
+        there = tuple(identity["encoder"]["layers"])
+        if absent := sorted(set(layers) - set(there)):
+            raise AssayError(
+                f"layers {absent} aren't stored", where=store.root, hint=f"stored: {', '.join(map(str, there))}"
+            )
+        self.layers = tuple(layer for layer in there if not layers or layer in layers)
         self.d_sae = int(identity["encoder"]["d_sae"])
         self.d_model = int(identity["encoder"]["d_model"])
         self.encoder: str = identity["features"]["encoder"]

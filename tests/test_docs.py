@@ -19,6 +19,7 @@ from assay.flows import curate, tag
 from assay.flows.tag import open_store, plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
+from assay.schemas.definition import Definition
 from assay.schemas.parameters import CurateParameters, TagParameters
 from assay.schemas.recipe import Recipe
 from assay.schemas.scope import Scope
@@ -96,7 +97,18 @@ MODEL_SECTIONS = {h.strip("`"): text for h, text in FORMAT_SECTIONS.items() if r
 
 def exchanged_models() -> dict[str, type[Model]]:
     found = {}
-    for part in ("audit", "corpus", "curation", "recipe", "scope", "statistics", "store", "tagger"):
+    for part in (
+        "audit",
+        "corpus",
+        "curation",
+        "definition",
+        "evidence",
+        "recipe",
+        "scope",
+        "statistics",
+        "store",
+        "tagger",
+    ):
         module = import_module(f"assay.schemas.{part}")
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, Model) and value.__module__ == module.__name__ and name not in NOT_WRITTEN:
@@ -261,7 +273,7 @@ def code(heading: str, language: str) -> list[str]:
 
 
 def test_the_examples_of_a_scope_a_tagger_and_a_recipe_are_valid(tmp_path: Path) -> None:
-    for heading, model in (("Scope file", Scope), ("Recipe file", Recipe)):
+    for heading, model in (("Scope file", Scope), ("Definition file", Definition), ("Recipe file", Recipe)):
         (text,) = code(heading, "yaml")
         (tmp_path / "example.yaml").write_text(text, "utf-8")
         load_yaml(tmp_path / "example.yaml", model)

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines
-from assay.schemas.errors import AssayError, printable
+from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines, stdout
+from assay.schemas.errors import AssayError
 from assay.schemas.parameters import FitOptions, LabelOptions
 
 if TYPE_CHECKING:
     from assay.flows.fit import FitReport
     from assay.schemas.definition import Definition
 
+_TAGGER = Path("tagger.json")
 _SHOWN = ("axis", "kind", "description", "license")
 
 
@@ -24,12 +25,15 @@ def fit(
     options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True)] = None,
     definition: Annotated[str | None, Parameter(help="a ready definition (see `assay definitions`) or a file")] = None,
     all_definitions: Annotated[str | None, Parameter(help="a set of definitions, one tagger each")] = None,
-    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = Path(
-        "tagger.json"
-    ),
+    out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = _TAGGER,
+    html: Annotated[Path | None, Parameter(help="write the evidence as one HTML page (of a set: a folder)")] = None,
 ) -> int:
     """Fit a tagger to labelled documents, and measure it beside plain baselines on documents kept aside."""
     definitions = _definitions(labelled, labels or LabelOptions(), definition, all_definitions)
+    _require_extra()
+    from assay.dashboard.evidence_page import evidence_page
+    from assay.dashboard.evidence_text import evidence_text
+    from assay.flows.cli.audit import write_page
     from assay.flows.engine import run_flow
     from assay.flows.fit import fit_tagger
     from assay.schemas.parameters import FitParameters
@@ -42,9 +46,13 @@ def fit(
         path = out / f"{one.name}.json" if folder else out
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dump_tagger(report.tagger), "utf-8")
-        print_lines([*_report_lines(report), "", f"wrote {path}", ""])
+        print_lines([*report.lines, ""])
+        stdout().print(evidence_text(report.tagger))
+        print_lines(["", f"wrote {path}"])
+        if html is not None:
+            write_page(html / f"{one.name}.html" if folder else html, evidence_page(report.tagger))
     target = out if folder or out.parent == Path() else out.parent
-    print_lines([f"next: assay tag CORPUS --store STORE --taggers {printable(target, 300)}"])
+    print_lines(["next:", f"  assay evidence {path}", f"  assay tag CORPUS --store STORE --taggers {target}"])
     return OK
 
 
@@ -53,7 +61,7 @@ def definitions(*, json: AsJson = False) -> int:
     """List the ready definitions of taggers that `assay fit --definition` knows."""
     import json as json_module
 
-    from assay.flows.fit import definition_names, load_definition
+    from assay.flows.definitions import definition_names, load_definition
 
     rows = []
     for name, path in definition_names().items():
@@ -72,7 +80,7 @@ def definitions(*, json: AsJson = False) -> int:
 def _definitions(
     labelled: str | None, labels: LabelOptions, definition: str | None, all_definitions: str | None
 ) -> list["Definition"]:
-    from assay.flows.fit import definition_set, load_definition
+    from assay.flows.definitions import definition_set, load_definition
 
     if sum(given is not None for given in (labelled, definition, all_definitions)) != 1:
         raise AssayError(
@@ -86,9 +94,19 @@ def _definitions(
     return [_of_options(str(labelled), labels)]
 
 
+def _require_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("sklearn", "scipy") if find_spec(name) is None]
+    if missing:
+        raise AssayError(f"fitting needs {' and '.join(missing)}", hint="pip install 'assay[fit]'")
+
+
 def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     """The definition that the flags describe."""
     import re
+
+    from pydantic import ValidationError
 
     from assay.schemas.definition import Definition, LabelledSource
 
@@ -102,15 +120,11 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     wanted = labels.model_dump(
         include={"axis", "kind", "positive", "order", "method", "features", "weight_by", "description", "seed"}
     )
-    if labels.order and labels.kind is None:
+    if labels.kind == "ordinal" or (labels.order and labels.kind is None):
         wanted["kind"] = "regression"
-    return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
-
-
-def _report_lines(report: "FitReport") -> list[str]:
-    from assay.taggers.evidence import text_lines
-
-    tagger = report.tagger
-    assert tagger.evidence is not None  # noqa: S101 - fitting leaves it
-    head = f"{tagger.name} ({tagger.axis}, {tagger.kind}): {tagger.method}"
-    return [head, *report.lines, *text_lines(tagger.evidence)]
+    try:
+        return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1]).strip()
+        raise AssayError(first["msg"].removeprefix("Value error, "), where=where) from e

@@ -23,7 +23,7 @@ DOCUMENTS = 300
 _PLAIN = (
     "the people of this town have seen that there is more than one way to say it and some of them will go on with "
     "what they had before while others think about a new house by the river or the long road to the old mill"
-).split()
+)
 _THEMES = {
     "religion": "the church prayed to God and Jesus for the faith of the people in the holy Bible . ",
     "software": "install the package with this command and set the option in the configuration file . ",
@@ -37,10 +37,13 @@ class Planted:
     def __init__(self, store: ObjectStore, manifest: TagManifest, examples: tuple[Example, ...]) -> None:
         self.store, self.manifest, self.examples = store, manifest, examples
 
-    def problem(self, label: Callable[[Example], str], **definition: object) -> Problem:
+    def problem(
+        self, label: Callable[[Example], str], *, layers: tuple[int, ...] = (), **definition: object
+    ) -> Problem:
         """The documents with labels made of what they are; `example.label` is theme and amount, such as food 2."""
         examples = tuple(example._replace(label=label(example)) for example in self.examples)
-        stored = Stored(self.store, [self.manifest], {example.id: i for i, example in enumerate(examples)})
+        place = {example.id: i for i, example in enumerate(examples)}
+        stored = Stored(self.store, [self.manifest], place, layers)
         return pose(examples, stored, a_definition(**definition))
 
 
@@ -55,7 +58,7 @@ def planted_examples() -> tuple[Example, ...]:
     draw, found = random.Random(0), []
     for n in range(DOCUMENTS):
         theme, amount = list(_THEMES)[n % 3], 1 + n // 3 % 3
-        words = draw.choices(_PLAIN, k=draw.randint(20, 60))
+        words = draw.choices(_PLAIN.split(), k=draw.randint(20, 60))
         for _ in range(amount):
             words.insert(draw.randrange(len(words)), _THEMES[theme])
         language, source = draw.choice(["en", "xx"]), draw.choice(["web", "books"])
@@ -78,9 +81,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 def tagged(corpus: Path, store: Path, scope: Path, examples: tuple[Example, ...]) -> Planted:
     """A corpus tagged by the workers' plain classes."""
-    parameters = TagParameters(
-        corpus=str(corpus), store=str(store), scope=str(scope), id_column="id", device="cpu"
-    )
+    parameters = TagParameters(corpus=str(corpus), store=str(store), scope=str(scope), id_column="id", device="cpu")
     plan = plan_shards.fn(parameters)
     tagger = ShardTagger(tag_job(plan))
     for shard in plan.corpus.shards:
