@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from assay.flows.audit import INPUT, audit_tagger, input_names
+from assay.flows.audit import audit_tagger
+from assay.flows.audit_run import INPUT, input_names
 from assay.flows.cli import FINDINGS, OK, USAGE
 from assay.flows.scopes import weights_are_here
 from assay.schemas.audit import AuditReport, DimensionAudit
