@@ -11,7 +11,7 @@ import pyarrow as pa
 from assay.flows.progress import shard_progress
 from assay.flows.report import read_taggers
 from assay.flows.scopes import CONFIGS, weights_are_here
-from assay.flows.tag import load_manifest
+from assay.flows.stores import load_manifest
 from assay.schemas.audit import AuditReport, IdentityAudit, IdentityTerms
 from assay.schemas.errors import AssayError, unknown_name
 from assay.schemas.scope import Scope

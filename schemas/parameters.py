@@ -112,6 +112,7 @@ class LabelOptions(Model):
     text_column: str = Field("text", description="column with the text")
     id_column: str | None = Field(None, description="column with the id; needed with --store")
     group_column: str | None = Field(None, description="rows of one value stay in one split")
+    group_without: str | None = Field(None, description="regular expression; what it matches is no part of the group")
     language_column: str | None = Field(None, description="the evidence is sliced by it")
     source_column: str | None = Field(None, description="the evidence is sliced by it")
     split_column: str | None = Field(None, description="given splits: train, validation, test")

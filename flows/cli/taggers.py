@@ -19,6 +19,7 @@ _COLUMNS = {
     "text_column",
     "id_column",
     "group_column",
+    "group_without",
     "language_column",
     "source_column",
     "split_column",
@@ -61,7 +62,8 @@ def fit(
         if html is not None:
             write_page(html / f"{one.name}.html" if folder else html, evidence_page(report.tagger))
     target = out if folder or out.parent == Path() else out.parent
-    print_lines(["next:", f"  assay evidence {path}", f"  assay tag CORPUS --store STORE --taggers {target}"])
+    tag = f"assay apply {given['store']}" if given["store"] else "assay tag CORPUS --store STORE"
+    print_lines(["next:", f"  assay evidence {path}", f"  {tag} --taggers {target}"])
     return OK
 
 
