@@ -1,19 +1,16 @@
 """Audits a tagger on a tagged corpus: what its tag goes with, off stored tags and features; and identity terms."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from assay.flows.audit_run import TaggedRun
 from assay.flows.progress import shard_progress
-from assay.flows.report import read_taggers
 from assay.flows.scopes import CONFIGS, weights_are_here
-from assay.flows.tag import load_manifest
+from assay.flows.stores import load_manifest, read_identity, read_taggers
 from assay.schemas.audit import AuditReport, IdentityAudit, IdentityTerms
 from assay.schemas.errors import AssayError, unknown_name
-from assay.schemas.scope import Scope
-from assay.schemas.store import TagManifest, features_prefix
+from assay.schemas.store import TagManifest
 from assay.schemas.tagger import Tagger
 from assay.schemas.yaml_file import load_yaml
 from assay.taggers.audit import audit_findings
@@ -100,8 +97,7 @@ def _identity(
         return None, []
     if tagger.rule == "dense":
         return None, ["Identity terms weren't tried: a dense probe has no features that could be blamed."]
-    identity = json.loads(store.read(f"{features_prefix(manifest.features)}/identity.json"))
-    scope = Scope.model_validate(identity["scope"])
+    scope = read_identity(store, manifest.features).scope
     if wanted is None and not weights_are_here(scope):
         return None, [f"Identity terms weren't tried: the weights of {scope.backbone} aren't here (--identity)."]
     from assay.sae_runtime.runtime import Runtime

@@ -11,7 +11,8 @@ from prefect import flow
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
 from assay.flows.scopes import load_scope, resolve_scope
-from assay.flows.tag import list_runs, load_manifest, tag_corpus
+from assay.flows.stores import list_runs, load_manifest
+from assay.flows.tag import tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from assay.flows.tag import list_runs, require_store
+from pydantic import Field
+
+from assay.flows.stores import list_runs, require_store
 from assay.schemas.base import Model
 from assay.schemas.corpus import CorpusPlan
 from assay.schemas.store import RunRecord, TagManifest, run_prefix, tags_prefix
@@ -23,6 +25,7 @@ class RunStatus(Model):
     rows_quarantined: int = 0
     tokens: int = 0
     unreadable_shards: int = 0
+    undecided: dict[str, int] = Field(default_factory=dict, description="tagger -> documents it could not decide")
 
 
 def store_status(uri: str) -> list[RunStatus]:
@@ -41,10 +44,21 @@ def _status(store: ObjectStore, run: str, sealed: bool, committed: dict[str, set
     numbers: dict[str, Any] = {}
     if sealed:
         manifest = TagManifest.model_validate_json(store.read(f"{run_prefix(run)}/manifest.json"))
-        names = ("rows_in", "rows_kept", "rows_quarantined", "tokens", "unreadable_shards")
+        names = ("rows_in", "rows_kept", "rows_quarantined", "tokens", "unreadable_shards", "undecided")
         numbers = {name: getattr(manifest, name) for name in names}
         done = len(ids)
     else:
         record = RunRecord.model_validate_json(store.read(f"{run_prefix(run)}/run.json"))
         done = len(ids & committed.get(record.tagset, set()))
     return RunStatus(run=run, corpus=plan.corpus, shards=len(ids), shards_done=done, finished=sealed, **numbers)
+
+
+def undecided_lines(manifest: TagManifest, store: str) -> list[str]:
+    """How many documents each tagger left open, and what decides them."""
+    if not manifest.undecided:
+        return []
+    counts = ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items())
+    return [
+        f"undecided: {counts} (a feature that a tagger reads may have been cut)",
+        f"to decide them with the model: assay recompute {store} --run {manifest.run}",
+    ]

@@ -3,12 +3,9 @@
 import os
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
@@ -16,35 +13,29 @@ from prefect.tasks import exponential_backoff
 from assay.flows.engine import in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
-from assay.schemas.base import fingerprint, record_json
-from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
+from assay.flows.status import undecided_lines
+from assay.flows.stores import begin_run, open_store, seal, write_identity
+from assay.schemas.base import fingerprint
+from assay.schemas.corpus import CorpusPlan, ReadOptions
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import TagParameters
-from assay.schemas.statistics import merge
 from assay.schemas.store import (
     RunRecord,
     ShardCommit,
-    ShardEntry,
-    StoredObject,
     TagManifest,
     features_prefix,
-    run_prefix,
     tags_prefix,
 )
-from assay.workers.corpora.columns import unify_columns
 from assay.workers.corpora.planning import plan_corpus
-from assay.workers.feature_table import iter_parquet, parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet, no_residuals
-from assay.workers.tagging import ShardTagger, TagJob, write_identity
+from assay.workers.tagging import ShardTagger, TagJob
 
 _SMALL_MODEL_BYTES = 10**9
-_MERGE_EVERY = 64
-STORE_MARKER = "assay-store.json"
 
 
 class TagReport(NamedTuple):
@@ -110,15 +101,6 @@ def refuse_output_in_corpus(corpus: str, output: str, what: str) -> None:
         )
 
 
-def open_store(uri: str) -> ObjectStore:
-    """The store at `uri`, made if absent; AssayError if it can't promise that a commit is made once."""
-    store = ObjectStore(uri)
-    if not store.exists(STORE_MARKER):
-        store.require_atomic()
-        store.create(STORE_MARKER, b'{"format": "assay.store/1"}\n', attempt="marker")
-    return store
-
-
 @task(name="plan shards", persist_result=False)
 def plan_shards(parameters: TagParameters) -> TagPlan:
     """Plans the run and leaves in the store what its names stand for."""
@@ -130,19 +112,7 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
         "scope": plan.resolved.scope.model_dump(mode="json"),
     }
     write_identity(store, f"{features_prefix(plan.features)}/identity.json", identity, attempt)
-    taggers = [t.model_dump(mode="json") for t in plan.resolved.taggers]
-    write_identity(store, f"{tags_prefix(plan.tagset)}/taggers.json", taggers, attempt)
-    record = RunRecord(
-        run=plan.run,
-        corpus=plan.corpus.corpus,
-        scope=plan.resolved.scope.name,
-        plan=plan.corpus.id,
-        encoder=plan.resolved.features.encoder,
-        features=plan.features,
-        tagset=plan.tagset,
-    )
-    store.create(f"{run_prefix(plan.run)}/run.json", record_json(record), attempt=attempt)
-    store.create(f"{run_prefix(plan.run)}/plan.json", record_json(plan.corpus), attempt=attempt)
+    begin_run(store, run_record(plan), plan.corpus, plan.resolved.taggers)
     return plan
 
 
@@ -189,47 +159,8 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
 @task(name="seal run", persist_result=False)
 def seal_run(plan: TagPlan) -> TagManifest:
     """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays."""
-    store = ObjectStore(plan.parameters.store)
-    key = f"{run_prefix(plan.run)}/manifest.json"
-    log = CommitLog(store, tags_prefix(plan.tagset))
-    shards = plan.corpus.shards
-    reasons: Counter[str] = Counter()
-    undecided: Counter[str] = Counter()
-    entries, columns, unreadable = [], [], 0
-    statistics = _Merged()
-    for shard, commit in zip(shards, log.read_many(s.id for s in shards), strict=True):
-        entries.append(_entry(shard, commit))
-        columns.append(commit.columns)
-        reasons.update(commit.quarantine_reasons)
-        undecided.update(commit.undecided)
-        if commit.unreadable:
-            unreadable += 1
-        else:
-            statistics.add(store, commit.objects["statistics"])
-    attempt = uuid.uuid4().hex[:12]
-    merged = statistics.parquet()
-    manifest = TagManifest(
-        run=plan.run,
-        corpus=plan.corpus.corpus,
-        options=plan.corpus.options,
-        plan=plan.corpus.id,
-        encoder=plan.resolved.features.encoder,
-        features=plan.features,
-        tagset=plan.tagset,
-        taggers=TaggerSet(plan.resolved.taggers, plan.resolved.features.encoder).columns,
-        columns=unify_columns(columns),
-        rows_in=sum(e.rows_in for e in entries),
-        rows_kept=sum(e.rows_kept for e in entries),
-        rows_quarantined=sum(e.rows_quarantined for e in entries),
-        tokens=sum(e.tokens for e in entries),
-        quarantine_reasons=dict(sorted(reasons.items())),
-        undecided=dict(sorted(undecided.items())),
-        unreadable_shards=unreadable,
-        statistics=store.create_named(run_prefix(plan.run), "statistics", ".parquet", *merged, attempt=attempt),
-        shards=tuple(entries),
-    )
-    store.create(key, record_json(manifest), attempt=attempt)
-    return TagManifest.model_validate_json(store.read(key))
+    columns = TaggerSet(plan.resolved.taggers, plan.resolved.features.encoder).columns
+    return seal(ObjectStore(plan.parameters.store), run_record(plan), plan.corpus, columns)
 
 
 @flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True, persist_result=False)
@@ -282,13 +213,25 @@ def summary_lines(report: TagReport) -> list[str]:
         lines.append(f"quarantined: {reasons}")
     if not manifest.rows_kept:
         lines.append("no row is a document: do --text-column and --id-column name the right columns?")
-    if manifest.undecided:
-        lines.append("undecided: " + ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items()))
+    lines += undecided_lines(manifest, report.store)
     if manifest.unreadable_shards:
         broken = [e.unreadable for e in manifest.shards if e.unreadable]
         lines.append(f"{manifest.unreadable_shards} shards could not be read, and none of their rows is counted:")
         lines += [f"  {line}" for line in broken[:10]]
     return lines
+
+
+def run_record(plan: TagPlan) -> RunRecord:
+    """What the run's id stands for."""
+    return RunRecord(
+        run=plan.run,
+        corpus=plan.corpus.corpus,
+        scope=plan.resolved.scope.name,
+        plan=plan.corpus.id,
+        encoder=plan.resolved.features.encoder,
+        features=plan.features,
+        tagset=plan.tagset,
+    )
 
 
 def tag_job(plan: TagPlan) -> TagJob:
@@ -323,65 +266,3 @@ def threads_per_worker(plan: TagPlan) -> int:
     folder = locate(plan.resolved.scope).backbone
     small = sum(f.stat().st_size for f in folder.glob("*.safetensors")) < _SMALL_MODEL_BYTES
     return 1 if small or plan.resolved.device.startswith("cuda") else (os.cpu_count() or 1)
-
-
-def _entry(shard: Shard, commit: ShardCommit) -> ShardEntry:
-    return ShardEntry(
-        shard=shard.id,
-        source=shard.source,
-        first_row=shard.first_row,
-        source_rows=shard.rows,
-        first_byte=shard.first_byte,
-        rows_in=commit.rows_in,
-        rows_kept=commit.rows_kept,
-        rows_quarantined=commit.rows_quarantined,
-        tokens=commit.tokens,
-        unreadable=commit.unreadable,
-        objects=commit.objects,
-    )
-
-
-class _Merged:
-    """Statistics tables added up, a few at a time in memory."""
-
-    def __init__(self) -> None:
-        self._tables: list[pa.Table] = []
-
-    def add(self, store: ObjectStore, stored: StoredObject) -> None:
-        self._tables += iter_parquet(pa.BufferReader(store.read_verified(stored)))
-        if len(self._tables) >= _MERGE_EVERY:
-            self._tables = [merge(self._tables)]
-
-    def parquet(self) -> tuple[bytes, int]:
-        table = merge(self._tables)
-        return parquet_bytes(table), table.num_rows
-
-
-def require_store(store: ObjectStore) -> None:
-    """AssayError unless this is a store that tagging has made."""
-    if not store.exists(STORE_MARKER):
-        raise AssayError("no Assay store here", where=store.root, hint="`assay tag CORPUS --store STORE` makes one")
-
-
-def load_manifest(store: ObjectStore, run: str | None = None) -> TagManifest:
-    """A finished run's manifest; without `run`, the store's only one. AssayError lists the runs otherwise."""
-    require_store(store)
-    runs = list(list_runs(store))
-    finished = [name for name, sealed in runs if sealed]
-    if run is None and len(finished) == 1:
-        run = finished[0]
-    if run is None or run not in finished:
-        what = f"no finished run {run!r}" if run else "no finished run" if not finished else "several finished runs"
-        listed = ", ".join(f"{name}{'' if sealed else ' (unfinished)'}" for name, sealed in runs) or "none"
-        raise AssayError(
-            f"{what} in this store", where=store.root, hint=f"runs: {listed}; name one (--run, or run: in a recipe)"
-        )
-    return TagManifest.model_validate_json(store.read(f"{run_prefix(run)}/manifest.json"))
-
-
-def list_runs(store: ObjectStore) -> Iterator[tuple[str, bool]]:
-    """Every run of a store, and whether it has a manifest."""
-    keys: Sequence[str] = sorted(store.list("runs"))
-    sealed = {key.split("/")[1] for key in keys if key.endswith("/manifest.json")}
-    for run in sorted({key.split("/")[1] for key in keys}):
-        yield run, run in sealed

@@ -1,5 +1,6 @@
 """A definition: which labelled sets a tagger is fitted on, what their columns mean, and how it is fitted."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -83,6 +84,10 @@ class LabelledSource(Model):
             raise ValueError("a source has a label_column or one label for all rows")
         if self.labels is not None and self.cut_label is not None:
             raise ValueError("labels are mapped or cut, not both")
+        try:
+            re.compile(self.group_without or "")
+        except re.error as e:
+            raise ValueError(f"group_without is no regular expression: {e}") from e
         return self
 
 

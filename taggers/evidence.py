@@ -69,7 +69,8 @@ def summarise(evidence: Evidence) -> str:
         return f"{said} on test documents, with no baseline beside it"
     best = max(values, key=lambda name: values[name])
     beside = f"{said}, the best baseline, {_NAMES.get(best, best)}, {values[best]:.3f}"
-    verdict = "beats every baseline" if values[best] < mine.value else "is no better than a baseline"
+    # Better by less than its own interval is no more than level.
+    verdict = "beats every baseline" if values[best] < mine.low else "is level with the best baseline"
     return f"{verdict} on test documents: {beside}"
 
 

@@ -24,7 +24,7 @@ CHOSEN_FROM = 1024
 """Features of a pooling that the L1 regression sees."""
 _TRIAL_DOCUMENTS = 8000
 _RIDGE = (0.01, 0.1, 1.0)
-_SPARSE = {"binary": (0.03, 0.1, 0.3, 1.0), "multiclass": (0.1, 0.3, 1.0), "regression": (0.003, 0.001, 0.0003)}
+_SPARSE = {"binary": (0.03, 0.1, 0.3, 1.0), "multiclass": (0.03, 0.1, 0.3, 1.0), "regression": (0.003, 0.001, 0.0003)}
 _CLOSE = 0.002
 
 

@@ -1,6 +1,5 @@
 """Tags a shard exactly once: read, features, tags and statistics, each object put once, the commit last."""
 
-import json
 import os
 import time
 import uuid
@@ -196,8 +195,3 @@ class _ChunkReader:
     def table(self, features: ChunkFeatures) -> pa.Table:
         """The features table of the oldest chunk handed out."""
         return features_table(*self._waiting.pop(0), features)
-
-
-def write_identity(store: ObjectStore, key: str, value: object, attempt: str) -> None:
-    """Leaves a readable record of what a fingerprint stands for; the first writer's stays."""
-    store.create(key, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), attempt=attempt)

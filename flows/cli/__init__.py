@@ -3,7 +3,16 @@
 import os
 import sys
 
-from assay.flows.cli import audit, check, compare, datasets, look, run, taggers  # noqa: F401 - adds the commands
+from assay.flows.cli import (  # noqa: F401 - adds the commands
+    audit,
+    check,
+    compare,
+    datasets,
+    look,
+    run,
+    taggers,
+    tagging,
+)
 from assay.flows.cli.console import FINDINGS, INTERRUPTED, OK, USAGE, app, message
 from assay.schemas.errors import AssayError
 

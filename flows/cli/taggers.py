@@ -1,7 +1,7 @@
 """Commands that make taggers: fit, definitions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from assay.schemas.definition import Definition
 
 _TAGGER = Path("tagger.json")
+_COLUMNS = {
+    "label_column",
+    "text_column",
+    "id_column",
+    "group_column",
+    "group_without",
+    "language_column",
+    "source_column",
+    "split_column",
+}
 _SHOWN = ("axis", "kind", "description", "license")
 
 
@@ -52,7 +62,8 @@ def fit(
         if html is not None:
             write_page(html / f"{one.name}.html" if folder else html, evidence_page(report.tagger))
     target = out if folder or out.parent == Path() else out.parent
-    print_lines(["next:", f"  assay evidence {path}", f"  assay tag CORPUS --store STORE --taggers {target}"])
+    tag = f"assay apply {given['store']}" if given["store"] else "assay tag CORPUS --store STORE"
+    print_lines(["next:", f"  assay evidence {path}", f"  {tag} --taggers {target}"])
     return OK
 
 
@@ -87,11 +98,14 @@ def _definitions(
             "give one of: labelled documents, --definition, --all-definitions",
             hint="assay fit labelled.jsonl --label-column label --axis safety -o tagger.json",
         )
-    if definition is not None:
-        return [load_definition(definition)]
+    if labelled is not None:
+        return [_of_options(labelled, labels)]
+    given = labels.model_dump(exclude_defaults=True)
     if all_definitions is not None:
+        _refuse(set(given), "a set of definitions")
         return definition_set(all_definitions)
-    return [_of_options(str(labelled), labels)]
+    _refuse(set(given) & _COLUMNS, "a definition")
+    return [_checked(load_definition(str(definition)).model_dump() | _wanted(given))]
 
 
 def _require_extra() -> None:
@@ -106,25 +120,35 @@ def _of_options(labelled: str, labels: LabelOptions) -> "Definition":
     """The definition that the flags describe."""
     import re
 
-    from pydantic import ValidationError
-
-    from assay.schemas.definition import Definition, LabelledSource
-
     if labels.label_column is None:
         raise AssayError("--label-column is missing", hint="it names the column with the labels")
     name = labels.name or re.sub(r"[^a-z0-9_]", "_", labels.label_column.lower()).lstrip("_0123456789")[:40] or "tag"
-    columns = labels.model_dump(
-        include={"label_column", "text_column", "id_column", "group_column", "language_column", "source_column",
-                 "split_column"}
-    )  # fmt: skip
-    wanted = labels.model_dump(
-        include={"axis", "kind", "positive", "order", "method", "features", "weight_by", "description", "seed"}
-    )
-    if labels.kind == "ordinal" or (labels.order and labels.kind is None):
-        wanted["kind"] = "regression"
+    given = labels.model_dump()
+    source = {"corpus": labelled, **{column: given.pop(column) for column in _COLUMNS}}
+    return _checked({**_wanted(given), "name": name, "sources": [source]})
+
+
+def _wanted(given: dict[str, Any]) -> dict[str, Any]:
+    """What flags say in a definition's own words."""
+    ordinal = given.get("kind") == "ordinal" or (given.get("order") and not given.get("kind"))
+    return given | {"kind": "regression"} if ordinal else given
+
+
+def _checked(values: dict[str, Any]) -> "Definition":
+    from pydantic import ValidationError
+
+    from assay.schemas.definition import Definition
+
     try:
-        return Definition(name=name, sources=(LabelledSource(corpus=labelled, **columns),), **wanted)
+        return Definition.model_validate(values)
     except ValidationError as e:
         first = e.errors()[0]
-        where = "".join(f"--{part} ".replace("_", "-") for part in first["loc"][:1]).strip()
+        where = "".join(f"--{part}".replace("_", "-") for part in first["loc"][:1])
         raise AssayError(first["msg"].removeprefix("Value error, "), where=where) from e
+
+
+def _refuse(given: set[str], what: str) -> None:
+    """AssayError for flags that would have no effect."""
+    if given:
+        flags = ", ".join(sorted(f"--{name.replace('_', '-')}" for name in given))
+        raise AssayError(f"{flags}: {what} says that itself", hint="copy its file and change it there")

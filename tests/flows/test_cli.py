@@ -14,6 +14,7 @@ from tests.flows.corpora import ASSAY, assay_environment
 COMMANDS = (
     "demo",
     "tag",
+    "fit",
     "curate",
     "plan",
     "train-sae",
@@ -24,6 +25,8 @@ COMMANDS = (
     "audit",
     "doctor",
     "scopes",
+    "definitions",
+    "apply",
 )
 LOOK = """
 import sys
@@ -79,6 +82,8 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["audit", "no-store", "--tagger", "quality"], "no-store: no Assay store here"),
         (["audit", "no-store"], "--tagger"),
         (["evidence", "none.json"], "none.json: can't read tagger"),
+        (["apply", "no-store", "--taggers", "t.json"], "no-store: no Assay store here"),
+        (["apply", "no-store"], "--taggers"),
     ],
 )  # fmt: skip
 def test_a_mistake_exits_with_2_says_what_is_wrong_and_writes_nothing(

@@ -92,8 +92,12 @@ def test_a_tagged_store_is_fitted_on_without_the_model_and_its_floors_are_said(
         (["{file}", "--label-column", "label"], "which label is the positive one?"),
         (["{file}", "--label-column", "label", "--positive", "eggs"], "no document has the label 'eggs'"),
         (["{file}", "--label-column", "label", "--positive", "spam", "--kind", "regression"], "positive belongs to"),
+        (["{file}", "--label-column", "label", "--group-without", "("], "group_without is no regular expression"),
         (["--definition", "toxicty"], "did you mean 'toxicity'?"),
         (["--all-definitions", "defaults"], "did you mean 'default'?"),
+        (["--all-definitions", "default", "--seed", "3"], "--seed: a set of definitions says that itself"),
+        (["--definition", "davidson", "--label-column", "x"], "--label-column: a definition says that itself"),
+        (["--definition", "davidson", "--kind", "regression"], "positive belongs to a binary tagger"),
         (["--definition", "reading_level", "--data", "{folder}"], "this labelled set is missing"),
     ],
 )
