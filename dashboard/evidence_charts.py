@@ -91,7 +91,12 @@ def prevalence_chart(points: Sequence[AtPrevalence]) -> Html:
 
 
 def calibration_chart(evidence: Evidence) -> Html:
-    """Observed share of positives by predicted one; on the dotted diagonal the score is a probability."""
+    """What was so by what was predicted: positives, or right labels. On the dotted diagonal it is a probability."""
+    predicted, observed = (
+        ("mean probability of the label that was given", "share of right labels")
+        if evidence.labels
+        else ("mean predicted score", "observed share of positives")
+    )
     bins = sorted(evidence.calibration, key=lambda b: b.predicted)
     points = tuple(
         Point(
@@ -105,8 +110,8 @@ def calibration_chart(evidence: Evidence) -> Html:
     rows = [(f"{b.predicted:.3f}", f"{b.observed:.3f}", f"{b.documents:,}") for b in bins]
     return join(
         curve_plot(
-            [Curve(points)], axis, axis, title="Calibration", described=_ends("observed share", points),
-            x_name="mean predicted score", y_name="observed share of positives", diagonal=True,
+            [Curve(points)], axis, axis, title="Calibration", described=_ends(observed, points),
+            x_name=predicted, y_name=observed, diagonal=True,
         ),
         numbers_table(("Predicted", "Observed", "Documents"), rows),
     )  # fmt: skip
@@ -155,7 +160,9 @@ def candidates_chart(evidence: Evidence) -> Html:
     if not curves:
         return table
     points = tuple(p for curve in curves for p in curve.points)
-    entries = [("fill", "the family that was chosen from"), ("extra", "any of the features (OR)"), ("tone", "others")]
+    names = {"ours": ("fill", "the family that was chosen from"), "rival": ("extra", "any of the features (OR)")}
+    names["quiet"] = ("tone", "others")
+    entries = [names[style] for style in names if any(curve.style == style for curve in curves)]
     plot = curve_plot(
         curves, log_axis(p.x for p in points), linear_axis([p.y for p in points], *bounds(evidence.headline)),
         title="Candidates", described=_ends(f"{name} on validation documents", points),
