@@ -3,7 +3,8 @@
 h = 1 where a feature's largest activation is above 0 (eq. 13); a feature's Delta = P(h | positive) - P(h | negative) on
 discovery documents (eq. 14); any of the K features of largest Delta in a layer decides (eq. 15). The layer is the one
 of largest top1-diff, its largest Delta (eq. 16). Over several layers, the best feature of each of the m best layers
-decides (eq. 17). K and m are chosen on validation documents; nothing has a weight or a threshold.
+decides (eq. 17). K and m are chosen on validation documents, by AUROC, which of a yes or no is the balanced accuracy,
+(recall + 1 - false-positive rate) / 2; nothing has a weight or a threshold.
 """
 
 from typing import NamedTuple

@@ -25,6 +25,8 @@ from assay.taggers.target import Target, make_target
 
 Say = Callable[[str], None]
 Explain = Callable[[Sequence[FeatureWeight], Sequence[str]], tuple[FeatureWeight, ...]]
+# Not F1 for a yes or no: where most documents are positive, a rule that always says yes has the best one.
+_HEADLINES = {"binary": "auroc", "multiclass": "macro_f1", "regression": "spearman"}
 _THRESHOLD_RULES = {
     "any_of": "none: any firing is a yes",
     "binary": "largest F1 on validation documents",
@@ -46,7 +48,6 @@ def pose(examples: Sequence[Example], stored: Stored, definition: Definition) ->
     split_N = np.array(splits)
     target = read_target(examples, definition, split_N != "test")
     _check_splits(target, split_N)
-    headline = {"binary": "f1" if definition.method == "any_of" else "auroc", "multiclass": "macro_f1"}
     return Problem(
         target=target,
         split_N=split_N,
@@ -56,7 +57,7 @@ def pose(examples: Sequence[Example], stored: Stored, definition: Definition) ->
         language_N=np.array([example.language for example in examples]),
         texts=tuple(example.text for example in examples),
         stored=stored,
-        headline=headline.get(target.kind, "spearman"),
+        headline=_HEADLINES[target.kind],
     )
 
 

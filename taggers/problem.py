@@ -26,20 +26,15 @@ class Problem(NamedTuple):
     texts: tuple[str, ...]
     stored: Stored
     headline: str
-    """what settings are chosen by: auroc or f1, macro_f1, spearman"""
+    """what settings are chosen by: auroc (of a yes or no the balanced accuracy), macro_f1, spearman"""
 
     def rows(self, split: str) -> Rows:
         """The documents of a split."""
         return self.split_N == split
 
     def value(self, output_NL: NDArray[np.float64], rows: Rows) -> float:
-        """The headline measure of an answer on some documents; F1 is that of the best cut."""
-        target, ones = self.target, np.ones((1, int(rows.sum())), np.float32)
-        if target.kind == "binary" and self.headline == "f1":
-            truth, score = target.y_N[rows] > 0, output_NL[rows, 0]
-            found = figures.decisions(truth, score > figures.best_threshold(truth, score), ones)
-        else:
-            found = self.measured(output_NL, rows, ones)
+        """The headline measure of an answer on some documents."""
+        found = self.measured(output_NL, rows, np.ones((1, int(rows.sum())), np.float32))
         return found[self.headline].value if self.headline in found else float("-inf")
 
     def measured(

@@ -100,6 +100,7 @@ def exchanged_models() -> dict[str, type[Model]]:
     found = {}
     for part in (
         "audit",
+        "calibration",
         "corpus",
         "curation",
         "definition",

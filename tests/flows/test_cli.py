@@ -27,6 +27,8 @@ COMMANDS = (
     "scopes",
     "definitions",
     "apply",
+    "recompute",
+    "calibrate",
 )
 LOOK = """
 import sys
@@ -84,6 +86,10 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["evidence", "none.json"], "none.json: can't read tagger"),
         (["apply", "no-store", "--taggers", "t.json"], "no-store: no Assay store here"),
         (["apply", "no-store"], "--taggers"),
+        (["recompute", "no-store"], "no-store: no Assay store here"),
+        (["recompute", "no-store", "--workers", "0"], "greater than 0"),
+        (["calibrate", "no-store", "--tagger", "t", "--share", "0.1"], "no-store: no Assay store here"),
+        (["calibrate", "no-store", "--tagger", "t"], "give one of --share, --fpr and --precision"),
     ],
 )  # fmt: skip
 def test_a_mistake_exits_with_2_says_what_is_wrong_and_writes_nothing(
