@@ -1,6 +1,7 @@
 """Finds a scope and its taggers by name, and works out what they are called."""
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,22 @@ def resolve_scope(
     watched = [(f.layer, f.feature) for t in default for f in t.features]
     features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)
+
+
+def restore_scope(
+    scope: Scope,
+    watched: Iterable[tuple[int, int]],
+    taggers: tuple[Tagger, ...],
+    *,
+    device: str | None = None,
+    elsewhere: bool = False,
+) -> ResolvedScope:
+    """A scope that an earlier run resolved, with its identity on this machine's files."""
+    from assay.sae_runtime.scope_files import identify
+
+    device = require_device(device, elsewhere=elsewhere)
+    encoder = identify(scope, device)
+    return ResolvedScope(scope, device, encoder, FeaturesIdentity.of(scope, fingerprint(encoder), watched), taggers)
 
 
 def require_device(device: str | None, *, elsewhere: bool = False) -> str:

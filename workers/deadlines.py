@@ -1,4 +1,4 @@
-"""How long a worker may take for a unit before it counts as stalled: from the sizes and times of this run's own units."""
+"""How long a worker may take before it counts as stalled, from the sizes and times of this run's own units."""
 
 _FACTOR = 20
 _COLD_SECONDS_PER_MB = 3600.0

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from assay.schemas.errors import AssayError, StorageError, printable
+from assay.schemas.errors import AssayError, StorageError, Unfinished, printable
 from assay.workers.corpora.records import BadRecord
 from assay.workers.deadlines import Deadlines
 from assay.workers.suspects import Suspect, Trial
@@ -127,7 +127,7 @@ class WorkPool:
         self._broken_in_a_row = 0
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        """Runs `units`; AssayError if no actor can start, or too much fails (max_failed, max_broken)."""
+        """Runs `units`; AssayError if no actor can start, Unfinished if too much fails (max_failed, max_broken)."""
         self._todo.extend(Trial(unit) for unit in units)
         failed: list[str] = []
         for _ in range(min(self._options.workers, len(units))):
@@ -272,8 +272,8 @@ class WorkPool:
             self._idle.append(actor)
 
 
-def _stopped(what: str, last: str) -> AssayError:
-    return AssayError(
+def _stopped(what: str, last: str) -> Unfinished:
+    return Unfinished(
         f"{what}, so the run was stopped; the last one: {last}",
         hint="what was committed is kept: mend the cause and run the same command again",
     )

@@ -1,0 +1,154 @@
+"""Checks a store from its objects up to its manifests: hashes, rows, sums, and names that must follow from contents."""
+
+import json
+import re
+from collections.abc import Iterator
+
+from pydantic import TypeAdapter, ValidationError
+
+from assay.schemas.base import fingerprint
+from assay.schemas.errors import AssayError, StorageError
+from assay.schemas.scope import FeaturesIdentity
+from assay.schemas.store import ShardFailure, TagManifest, features_prefix, run_prefix, tags_prefix
+from assay.workers.runs import STORE_MARKER, StoredRun, list_runs, load_run, read_record
+from assay.workers.sealing import sum_up
+from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.log_check import Counts, Finding, LogCheck
+from assay.workers.storage.objects import ObjectStore
+from assay.workers.storage.verify import what_is_wrong
+from assay.workers.tagger_set import TaggerSet
+
+_KNOWN = re.compile(
+    r"features/[^/]+/(identity\.json|(data|quarantine|commits)/[^/]+)"
+    r"|tags/[^/]+/(taggers\.json|origin\.json|(data|statistics|commits)/[^/]+)"
+    r"|runs/[^/]+/((run|plan|manifest)\.json|statistics-[^/]+|failures/[^/]+)"
+    r"|" + re.escape(STORE_MARKER)
+)
+_OBJECTS = re.compile(r"features/[^/]+/(data|quarantine)/.*|tags/[^/]+/(data|statistics)/.*|runs/[^/]+/statistics-.*")
+
+
+class StoreCheck:
+    """One pass over a store; afterwards it tells what is named, what isn't, and which runs have work to do."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._sound: dict[str, set[str]] = {}
+        self.counts = Counts()
+        self.unfinished: list[str] = []
+        self.orphans: list[str] = []
+        self.strays: list[str] = []
+
+    def run(self) -> Iterator[Finding]:
+        """Everything that isn't as a record says, features first, then tags, then runs."""
+        listed = [key for key in self._store.list() if _OBJECTS.fullmatch(key) or not _KNOWN.fullmatch(key)]
+        named: set[str] = set()
+        whole: set[str] = set()
+        for features in self._folders("features"):
+            yield from self._identity(features)
+            check = LogCheck(CommitLog(self._store, features_prefix(features)), features, self.counts)
+            yield from check.run()
+            named |= check.named
+            whole |= check.whole
+        for tagset in self._folders("tags"):
+            log = CommitLog(self._store, tags_prefix(tagset))
+            check = LogCheck(log, tagset, self.counts, frozenset(whole))
+            yield from check.run()
+            named |= check.named
+            self._sound[tagset] = check.sound
+        for run, sealed in list_runs(self._store):
+            yield from self._run(run, sealed, named)
+            yield from self._failures(run)
+        self.orphans = [key for key in listed if _OBJECTS.fullmatch(key) and key not in named]
+        self.strays = [key for key in listed if not _KNOWN.fullmatch(key)]
+
+    def _folders(self, floor: str) -> list[str]:
+        return sorted({key.split("/")[1] for key in self._store.list(floor) if key.count("/") >= 2})
+
+    def _identity(self, features: str) -> Iterator[Finding]:
+        key = f"{features_prefix(features)}/identity.json"
+        if not self._store.exists(key):
+            yield Finding("missing", key, "nothing says what these features are; the next `assay tag` writes it again")
+            return
+        try:
+            identity = FeaturesIdentity.model_validate(json.loads(self._store.read(key))["features"])
+        except (ValueError, KeyError, TypeError) as e:
+            yield Finding("damaged", key, f"it is no identity: {type(e).__name__}", (key,))
+            return
+        if fingerprint(identity) != features:
+            yield Finding("damaged", key, "it is the identity of other features", (key,))
+
+    def _run(self, run: str, sealed: bool, named: set[str]) -> Iterator[Finding]:
+        manifest_key = f"{run_prefix(run)}/manifest.json"
+        try:
+            stored = load_run(self._store, run)
+            self._check_names(stored)
+        except StorageError as e:
+            if self._store.exists(_key_of(self._store, e)):
+                raise
+            yield Finding("missing", _key_of(self._store, e), "the next `assay tag` of the same corpus writes it again")
+            return
+        except AssayError as e:
+            key = _key_of(self._store, e)
+            yield Finding("damaged", key, e.what, (key,))
+            return
+        missing = [s.id for s in stored.corpus.shards if s.id not in self._sound.get(stored.record.tagset, set())]
+        if missing and not sealed:
+            self.unfinished.append(run)
+        elif missing:
+            what = f"{len(missing)} of the shards that it lists have no sound commit, the first {missing[0]}"
+            yield Finding("disagrees", manifest_key, what, (manifest_key,))
+            self.unfinished.append(run)
+        elif not sealed:
+            yield Finding("unsealed", manifest_key, "every shard is committed, and there is no manifest", seals=run)
+        else:
+            yield from self._manifest(manifest_key, stored, named)
+
+    def _manifest(self, key: str, run: StoredRun, named: set[str]) -> Iterator[Finding]:
+        """What the manifest says against what the commits add up to."""
+        again = f"{run.record.run}"
+        try:
+            manifest = read_record(self._store, key, TagManifest.model_validate_json)
+        except StorageError:
+            raise
+        except AssayError as e:
+            yield Finding("damaged", key, e.what, (key,), seals=again)
+            return
+        named.add(manifest.statistics.key)
+        self.counts.objects += 1
+        self.counts.bytes += manifest.statistics.size
+        if what := what_is_wrong(self._store, manifest.statistics):
+            kind = "missing" if what == "it is missing" else "damaged"
+            yield Finding(kind, manifest.statistics.key, what, (key, manifest.statistics.key), seals=again)
+        expected = sum_up(self._store, run)
+        wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
+        if wrong:
+            what = f"its {', '.join(wrong)} aren't what the commits add up to"
+            yield Finding("disagrees", key, what, (key,), seals=again)
+
+    def _check_names(self, run: StoredRun) -> None:
+        """AssayError if one of the run's records isn't what its name says."""
+        record = run.record
+        if run.corpus.id != record.plan or fingerprint([run.corpus.id, record.tagset]) != record.run:
+            where = self._store.uri(f"{run_prefix(record.run)}/plan.json")
+            raise AssayError("it is another run's plan", where=where)
+        key = f"{features_prefix(record.features)}/identity.json"
+        if not self._store.exists(key):
+            return
+        try:
+            watched = FeaturesIdentity.model_validate(json.loads(self._store.read(key))["features"]).watched
+        except (ValueError, KeyError, TypeError):
+            return  # told of above
+        if TaggerSet(run.taggers, record.encoder, watched).fingerprint(record.features) != record.tagset:
+            where = self._store.uri(f"{tags_prefix(record.tagset)}/taggers.json")
+            raise AssayError("they are the taggers of another tag set", where=where)
+
+    def _failures(self, run: str) -> Iterator[Finding]:
+        for key in self._store.list(f"{run_prefix(run)}/failures"):
+            try:
+                TypeAdapter(ShardFailure).validate_json(self._store.read(key))
+            except ValidationError:
+                yield Finding("damaged", key, "it is no record of a failure", (key,))
+
+
+def _key_of(store: ObjectStore, error: AssayError) -> str:
+    return error.where.removeprefix(f"{store.root.rstrip('/')}/")
