@@ -108,7 +108,8 @@ class ShardTagger:
     ) -> ShardCommit:
         """Reads and encodes the shard, feeding each chunk's table to `tags`, and commits the features."""
         reader = _ChunkReader(shard, self._job.options, self._cursors, skip=skip)
-        buffer = ParquetBuffer(features_schema(self._job.scope.layers))
+        d_model = self._runtime.backbone.d_model if self._job.scope.residuals else None
+        buffer = ParquetBuffer(features_schema(self._job.scope.layers, d_model))
         tokens = 0
         for features in self._runtime.stream(reader.texts()):
             table = reader.table(features)
