@@ -16,7 +16,7 @@ from prefect.tasks import exponential_backoff
 from assay.flows.card import dataset_card
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
-from assay.flows.tag import load_manifest
+from assay.flows.stores import load_manifest
 from assay.schemas.base import canonical_json, record_json
 from assay.schemas.curation import (
     CurationManifest,

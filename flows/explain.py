@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from assay.flows.report import read_taggers
-from assay.flows.tag import load_manifest
+from assay.flows.stores import load_manifest, read_taggers
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.errors import AssayError, inert, printable
@@ -99,10 +98,13 @@ def _explain(
     features = _row_of(store, entry, "features", row)
     tags = taggers.apply(features)
     text = _text_of(entry, manifest, row)
-    contributions = {n: c[:_FEATURES_SHOWN] for n, c in taggers.contributions(features).items()}
+    contributions = {
+        name: [c for c in parts if c.feature][:_FEATURES_SHOWN]
+        for name, parts in taggers.contributions(features).items()
+    }
     wanted: dict[int, set[int]] = {}
     for c in (c for parts in contributions.values() for c in parts):
-        wanted.setdefault(c.feature.layer, set()).add(c.feature.feature)
+        wanted.setdefault(c.layer, set()).add(c.feature.feature)
     spans: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
     for f in runtime.trace(text, wanted):
         spans.setdefault((f.layer, f.feature), []).append((f.start, f.end, round(f.act, 4)))
@@ -120,12 +122,12 @@ def _explain(
                 bias=tagger.bias[label],
                 features=tuple(
                     FeatureReason(
-                        layer=c.feature.layer,
+                        layer=c.layer,
                         feature=c.feature.feature,
                         value=round(c.value, 4),
                         effect=round(c.effect, 4),
                         fires_on=c.feature.tokens,
-                        spans=tuple(spans.get((c.feature.layer, c.feature.feature), ())),
+                        spans=tuple(spans.get((c.layer, c.feature.feature), ())),
                     )
                     for c in contributions[tagger.name]
                 ),

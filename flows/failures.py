@@ -4,10 +4,10 @@ import uuid
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
+from assay.flows.stores import read_as
 from assay.schemas.base import record_json
 from assay.schemas.corpus import Shard
 from assay.schemas.store import ShardFailure, failures_prefix
-from assay.workers.runs import read_record
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
 
@@ -40,7 +40,7 @@ class FailureLog:
             shard = key.rpartition("/")[2].rpartition("-")[0]
             if shard in committed:
                 continue
-            failure = read_record(self._store, key, ShardFailure.model_validate_json)
+            failure = read_as(self._store, key, ShardFailure)
             if shard not in last or last[shard].at <= failure.at:
                 last[shard] = failure
         yield from (last[shard] for shard in sorted(last))

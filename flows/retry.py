@@ -5,7 +5,6 @@ documents that broke their workers, gets another id, under which nothing is comm
 is another run, which names the first one and takes over all of its other commits.
 """
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -13,15 +12,14 @@ from prefect import flow
 
 from assay.flows.scopes import restore_scope
 from assay.flows.status import store_status
+from assay.flows.stores import StoredRun, load_run, read_identity, require_store
 from assay.flows.tag import TagPlan, TagReport, finish, record_plan
 from assay.schemas.base import fingerprint
 from assay.schemas.corpus import CorpusPlan, Shard
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import RetryParameters, TagParameters
-from assay.schemas.scope import FeaturesIdentity, Scope
-from assay.schemas.store import ShardCommit, features_prefix, tags_prefix
+from assay.schemas.store import ShardCommit, tags_prefix
 from assay.workers.corpora.records import WORKER_REASONS
-from assay.workers.runs import StoredRun, load_run, require_store
 from assay.workers.session import cluster_address
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
@@ -53,10 +51,10 @@ def plan_retry(parameters: RetryParameters) -> TagPlan:
 
 def _plan(store: ObjectStore, run: StoredRun, corpus: CorpusPlan, parameters: RetryParameters) -> TagPlan:
     record = run.record
-    identity = json.loads(store.read(f"{features_prefix(record.features)}/identity.json"))
+    identity = read_identity(store, record.features)
     resolved = restore_scope(
-        Scope.model_validate(identity["scope"]),
-        FeaturesIdentity.model_validate(identity["features"]).watched,
+        identity.scope,
+        identity.features.watched,
         run.taggers,
         device=parameters.device,
         elsewhere=cluster_address(parameters.ray_address) is not None,

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from pydantic import Field
+
 from assay.flows.failures import FailureLog
+from assay.flows.stores import list_runs, read_manifest, read_plan, read_record, require_store
 from assay.schemas.base import Model
-from assay.schemas.corpus import CorpusPlan
-from assay.schemas.store import RunRecord, TagManifest, run_prefix, tags_prefix
+from assay.schemas.store import RunRecord, TagManifest, tags_prefix
 from assay.workers.corpora.records import WORKER_REASONS
-from assay.workers.runs import list_runs, read_record, require_store
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
@@ -42,6 +43,7 @@ class RunStatus(Model):
     rows_quarantined: int = 0
     tokens: int = 0
     unreadable_shards: int = 0
+    undecided: dict[str, int] = Field(default_factory=dict, description="tagger -> documents it could not decide")
     retried_by: str = ""
     """the finished run that does this one's unreadable shards again"""
     troubles: tuple[Trouble, ...] = ()
@@ -56,7 +58,7 @@ def store_status(uri: str) -> list[RunStatus]:
     for prefix in {key.split("/")[1] for key in store.list("tags")}:
         committed[prefix] = CommitLog(store, tags_prefix(prefix)).committed()
     runs = list(list_runs(store))
-    records = {run: read_record(store, f"{run_prefix(run)}/run.json", RunRecord.model_validate_json) for run, _ in runs}
+    records = {run: read_record(store, run) for run, _ in runs}
     retried = {records[run].retry_of: run for run, sealed in runs if sealed}
     return [
         _status(store, records[run], sealed, committed.get(records[run].tagset, set()), retried.get(run, ""))
@@ -66,13 +68,13 @@ def store_status(uri: str) -> list[RunStatus]:
 
 def _status(store: ObjectStore, record: RunRecord, sealed: bool, committed: set[str], retried_by: str) -> RunStatus:
     run = record.run
-    plan = read_record(store, f"{run_prefix(run)}/plan.json", CorpusPlan.model_validate_json)
+    plan = read_plan(store, run)
     ids = {shard.id for shard in plan.shards}
     numbers: dict[str, Any] = {}
     troubles: list[Trouble] = []
     if sealed:
-        manifest = read_record(store, f"{run_prefix(run)}/manifest.json", TagManifest.model_validate_json)
-        names = ("rows_in", "rows_kept", "rows_quarantined", "tokens", "unreadable_shards")
+        manifest = read_manifest(store, run)
+        names = ("rows_in", "rows_kept", "rows_quarantined", "tokens", "unreadable_shards", "undecided")
         numbers = {name: getattr(manifest, name) for name in names}
         troubles += list(_unreadable(manifest))[:_MOST]
         if any(reason in manifest.quarantine_reasons for reason in WORKER_REASONS):
@@ -114,3 +116,14 @@ def _broke(store: ObjectStore, manifest: TagManifest) -> Iterator[Trouble]:
                 found += 1
                 if found >= _MOST:
                     return
+
+
+def undecided_lines(manifest: TagManifest, store: str) -> list[str]:
+    """How many documents each tagger left open, and what decides them."""
+    if not manifest.undecided:
+        return []
+    counts = ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items())
+    return [
+        f"undecided: {counts} (a feature that a tagger reads may have been cut)",
+        f"to decide them with the model: assay recompute {store} --run {manifest.run}",
+    ]

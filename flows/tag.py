@@ -14,26 +14,28 @@ from assay.flows.engine import in_flow_run, markdown_list, step
 from assay.flows.failures import FailureLog
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
-from assay.workers.sealing import seal
-from assay.schemas.base import fingerprint, record_json
+from assay.flows.status import undecided_lines
+from assay.flows.stores import begin_run, open_store, seal, write_identity
+from assay.schemas.base import fingerprint
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
 from assay.schemas.errors import AssayError, Unfinished
 from assay.schemas.parameters import TagParameters
-from assay.schemas.store import RunRecord, ShardCommit, TagManifest, features_prefix, run_prefix, tags_prefix
+from assay.schemas.store import (
+    RunRecord,
+    ShardCommit,
+    TagManifest,
+    features_prefix,
+    tags_prefix,
+)
 from assay.workers.corpora.planning import plan_corpus
 from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.pool import PoolOptions, WorkPool
-from assay.workers.runs import STORE_MARKER as STORE_MARKER
-from assay.workers.runs import StoredRun, open_store
-from assay.workers.runs import list_runs as list_runs
-from assay.workers.runs import load_manifest as load_manifest
-from assay.workers.runs import require_store as require_store
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
-from assay.workers.tagging import ShardTagger, TagJob, write_identity
+from assay.workers.tagger_set import TaggerSet, no_residuals
+from assay.workers.tagging import ShardTagger, TagJob
 
 _SMALL_MODEL_BYTES = 10**9
 
@@ -64,20 +66,7 @@ class TagPlan(NamedTuple):
     tagset: str
     run: str
     retry_of: str | None = None
-
-    @property
-    def record(self) -> RunRecord:
-        """What the run's id stands for."""
-        return RunRecord(
-            run=self.run,
-            corpus=self.corpus.corpus,
-            scope=self.resolved.scope.name,
-            plan=self.corpus.id,
-            encoder=self.resolved.features.encoder,
-            features=self.features,
-            tagset=self.tagset,
-            retry_of=self.retry_of,
-        )
+    """the run of which this one tries some shards again"""
 
 
 def plan_tagging(parameters: TagParameters) -> TagPlan:
@@ -98,6 +87,8 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
     corpus = plan_corpus(parameters.corpus, options, shard_bytes, progress=lambda line: stderr().print(line))
     features = fingerprint(resolved.features)
     encoder = resolved.features.encoder
+    if not resolved.features.residuals and (dense := [t for t in resolved.taggers if t.dense]):
+        raise no_residuals(dense[0])
     tagset = TaggerSet(resolved.taggers, encoder, resolved.watched).fingerprint(features)
     return TagPlan(parameters, resolved, corpus, features, tagset, fingerprint([corpus.id, tagset]))
 
@@ -131,10 +122,7 @@ def record_plan(store: ObjectStore, plan: TagPlan) -> None:
         "scope": plan.resolved.scope.model_dump(mode="json"),
     }
     write_identity(store, f"{features_prefix(plan.features)}/identity.json", identity, attempt)
-    taggers = [t.model_dump(mode="json") for t in plan.resolved.taggers]
-    write_identity(store, f"{tags_prefix(plan.tagset)}/taggers.json", taggers, attempt)
-    store.create(f"{run_prefix(plan.run)}/run.json", record_json(plan.record), attempt=attempt)
-    store.create(f"{run_prefix(plan.run)}/plan.json", record_json(plan.corpus), attempt=attempt)
+    begin_run(store, run_record(plan), plan.corpus, plan.resolved.taggers)
 
 
 @task(
@@ -183,7 +171,8 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
 @task(name="seal run", persist_result=False)
 def seal_run(plan: TagPlan) -> TagManifest:
     """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays."""
-    return seal(ObjectStore(plan.parameters.store), StoredRun(plan.record, plan.corpus, plan.resolved.taggers))
+    columns = TaggerSet(plan.resolved.taggers, plan.resolved.features.encoder).columns
+    return seal(ObjectStore(plan.parameters.store), run_record(plan), plan.corpus, columns)
 
 
 @flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True, persist_result=False)
@@ -243,13 +232,26 @@ def summary_lines(report: TagReport) -> list[str]:
         lines.append(f"{broke:,} of these broke their workers: `assay status` lists them")
     if not manifest.rows_kept:
         lines.append("no row is a document: do --text-column and --id-column name the right columns?")
-    if manifest.undecided:
-        lines.append("undecided: " + ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items()))
+    lines += undecided_lines(manifest, report.store)
     if manifest.unreadable_shards:
         broken = [e.unreadable for e in manifest.shards if e.unreadable]
         lines.append(f"{manifest.unreadable_shards} shards could not be read, and none of their rows is counted:")
         lines += [f"  {line}" for line in broken[:10]]
     return lines
+
+
+def run_record(plan: TagPlan) -> RunRecord:
+    """What the run's id stands for."""
+    return RunRecord(
+        run=plan.run,
+        corpus=plan.corpus.corpus,
+        scope=plan.resolved.scope.name,
+        plan=plan.corpus.id,
+        encoder=plan.resolved.features.encoder,
+        features=plan.features,
+        tagset=plan.tagset,
+        retry_of=plan.retry_of,
+    )
 
 
 def tag_job(plan: TagPlan) -> TagJob:

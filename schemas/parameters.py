@@ -53,6 +53,15 @@ class RetryParameters(WorkerOptions):
     quarantined: bool = Field(False, description="also try documents again that broke their workers")
 
 
+class ApplyParameters(RayOptions):
+    """What `assay apply` does."""
+
+    store: str = Field(description="folder or URI of the store")
+    taggers: str = Field(description="tagger file or folder to apply")
+    run: str | None = Field(None, description="finished run whose features are read; needed where corpora differ")
+    workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
+
+
 class CurateParameters(RayOptions):
     """What the flow curate does."""
 

@@ -16,7 +16,8 @@ from prefect import Task
 from ruamel.yaml import YAML
 
 from assay.flows import curate, tag
-from assay.flows.tag import open_store, plan_shards, seal_run, tag_job
+from assay.flows.stores import open_store
+from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.parameters import CurateParameters, TagParameters

@@ -38,7 +38,7 @@ def status(store: Store, *, json: AsJson = False) -> int:
         print_lines([json_module.dumps([r.model_dump() for r in runs], indent=1)])
     else:
         print_table(
-            ["run", "corpus", "shards", "state", "rows in", "kept", "quarantined", "tokens"],
+            ["run", "corpus", "shards", "state", "rows in", "kept", "quarantined", "tokens", "undecided"],
             [
                 [
                     r.run,
@@ -46,6 +46,7 @@ def status(store: Store, *, json: AsJson = False) -> int:
                     f"{r.shards_done:,}/{r.shards:,}",
                     _state(r),
                     *(f"{n:,}" if r.finished else "–" for n in (r.rows_in, r.rows_kept, r.rows_quarantined, r.tokens)),
+                    ", ".join(f"{name} {n:,}" for name, n in r.undecided.items()),
                 ]
                 for r in runs
             ],

@@ -11,9 +11,9 @@ import assay.flows.tag
 from assay.flows.cli import FINDINGS, OK
 from assay.flows.engine import run_flow
 from assay.flows.status import store_status
+from assay.flows.stores import load_manifest
 from assay.flows.tag import tag_corpus
 from assay.schemas.store import TagManifest
-from assay.workers.runs import load_manifest
 from assay.workers.storage.objects import ObjectStore
 from tests.faults.conftest import MakeCorpus
 from tests.faults.poison import FAILS, KILLS, PoisonedTagger
@@ -70,9 +70,7 @@ def test_documents_that_break_their_workers_are_quarantined_with_their_place_and
     [current] = [status for status in store_status(str(store)) if not status.retried_by]
     assert (current.rows_kept, current.rows_quarantined, current.troubles) == (12, 0, ())
     assert cli("status", store).code == OK
-    assert (
-        load_manifest(ObjectStore(str(store))).run == current.run
-    )  # the one that isn't retried counts
+    assert load_manifest(ObjectStore(str(store))).run == current.run  # the one that isn't retried counts
 
 
 def test_a_shard_that_was_unreadable_is_done_by_a_retry_once_its_file_is_back(

@@ -11,7 +11,7 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes")
+COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes", "apply")
 LOOK = """
 import sys
 from assay.flows import cli
@@ -63,6 +63,8 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
             (["tag", ".", "--store", "inner"], "the store lies in the corpus"),
             (["tag", ".", "--store", "../s", "--device", "gpu"], "no such device: 'gpu'"),
         (["explain", "no-store", "doc"], "no-store: no Assay store here"),
+        (["apply", "no-store", "--taggers", "t.json"], "no-store: no Assay store here"),
+        (["apply", "no-store"], "--taggers"),
     ],
 )  # fmt: skip
 def test_a_mistake_exits_with_2_says_what_is_wrong_and_writes_nothing(

@@ -2,45 +2,57 @@
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from assay.schemas.base import record_json
-from assay.schemas.corpus import Shard
-from assay.schemas.statistics import merge
-from assay.schemas.store import ShardCommit, ShardEntry, StoredObject, TagManifest, run_prefix, tags_prefix
+from assay.schemas.corpus import CorpusPlan, Shard
+from assay.schemas.statistics import TagColumn, merge
+from assay.schemas.store import (
+    RunRecord,
+    ShardCommit,
+    ShardEntry,
+    StoredObject,
+    TagManifest,
+    run_prefix,
+    tags_prefix,
+)
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.feature_table import iter_parquet, parquet_bytes
-from assay.workers.runs import StoredRun
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
 
 _MERGE_EVERY = 64
 
 
-def seal(store: ObjectStore, run: StoredRun) -> TagManifest:
+def seal(store: ObjectStore, record: RunRecord, corpus: CorpusPlan, taggers: Sequence[TagColumn]) -> TagManifest:
     """Writes the manifest once every shard is committed; where the run was sealed before, that manifest stays.
 
     AssayError if a commit is missing or damaged, or a shard's statistics aren't what was written.
     """
     statistics = _Merged()
-    sums = sum_up(store, run, statistics)
+    sums = sum_up(store, record, corpus, taggers, statistics)
     attempt = uuid.uuid4().hex[:12]
-    prefix = run_prefix(run.record.run)
+    prefix = run_prefix(record.run)
     merged = store.create_named(prefix, "statistics", ".parquet", *statistics.parquet(), attempt=attempt)
     manifest = TagManifest(**sums, statistics=merged)
     store.create(f"{prefix}/manifest.json", record_json(manifest), attempt=attempt)
     return TagManifest.model_validate_json(store.read(f"{prefix}/manifest.json"))
 
 
-def sum_up(store: ObjectStore, run: StoredRun, statistics: "_Merged | None" = None) -> dict[str, Any]:
+def sum_up(
+    store: ObjectStore,
+    record: RunRecord,
+    corpus: CorpusPlan,
+    taggers: Sequence[TagColumn],
+    statistics: "_Merged | None" = None,
+) -> dict[str, Any]:
     """What the run's commits add up to: every field of its manifest but the statistics, which are added to those given.
 
     AssayError if a commit is missing or damaged.
     """
-    record, corpus = run.record, run.corpus
     reasons: Counter[str] = Counter()
     undecided: Counter[str] = Counter()
     entries, columns, unreadable = [], [], 0
@@ -62,7 +74,7 @@ def sum_up(store: ObjectStore, run: StoredRun, statistics: "_Merged | None" = No
         "encoder": record.encoder,
         "features": record.features,
         "tagset": record.tagset,
-        "taggers": TaggerSet(run.taggers, record.encoder).columns,
+        "taggers": tuple(taggers),
         "columns": unify_columns(columns),
         "rows_in": sum(e.rows_in for e in entries),
         "rows_kept": sum(e.rows_kept for e in entries),

@@ -1,17 +1,13 @@
 """Checks a store from its objects up to its manifests: hashes, rows, sums, and names that must follow from contents."""
 
-import json
 import re
 from collections.abc import Iterator
 
-from pydantic import TypeAdapter, ValidationError
-
+from assay.flows.sealing import sum_up
+from assay.flows.stores import STORE_MARKER, StoredRun, list_runs, load_run, read_as, read_identity
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError, StorageError
-from assay.schemas.scope import FeaturesIdentity
 from assay.schemas.store import ShardFailure, TagManifest, features_prefix, run_prefix, tags_prefix
-from assay.workers.runs import STORE_MARKER, StoredRun, list_runs, load_run, read_record
-from assay.workers.sealing import sum_up
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.log_check import Counts, Finding, LogCheck
 from assay.workers.storage.objects import ObjectStore
@@ -70,11 +66,13 @@ class StoreCheck:
             yield Finding("missing", key, "nothing says what these features are; the next `assay tag` writes it again")
             return
         try:
-            identity = FeaturesIdentity.model_validate(json.loads(self._store.read(key))["features"])
-        except (ValueError, KeyError, TypeError) as e:
-            yield Finding("damaged", key, f"it is no identity: {type(e).__name__}", (key,))
+            identity = read_identity(self._store, features)
+        except StorageError:
+            raise
+        except AssayError as e:
+            yield Finding("damaged", key, e.what, (key,))
             return
-        if fingerprint(identity) != features:
+        if fingerprint(identity.features) != features or fingerprint(identity.encoder) != identity.features.encoder:
             yield Finding("damaged", key, "it is the identity of other features", (key,))
 
     def _run(self, run: str, sealed: bool, named: set[str]) -> Iterator[Finding]:
@@ -107,7 +105,7 @@ class StoreCheck:
         """What the manifest says against what the commits add up to."""
         again = f"{run.record.run}"
         try:
-            manifest = read_record(self._store, key, TagManifest.model_validate_json)
+            manifest = read_as(self._store, key, TagManifest)
         except StorageError:
             raise
         except AssayError as e:
@@ -119,7 +117,8 @@ class StoreCheck:
         if what := what_is_wrong(self._store, manifest.statistics):
             kind = "missing" if what == "it is missing" else "damaged"
             yield Finding(kind, manifest.statistics.key, what, (key, manifest.statistics.key), seals=again)
-        expected = sum_up(self._store, run)
+        columns = TaggerSet(run.taggers, run.record.encoder).columns
+        expected = sum_up(self._store, run.record, run.corpus, columns)
         wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
         if wrong:
             what = f"its {', '.join(wrong)} aren't what the commits add up to"
@@ -131,23 +130,18 @@ class StoreCheck:
         if run.corpus.id != record.plan or fingerprint([run.corpus.id, record.tagset]) != record.run:
             where = self._store.uri(f"{run_prefix(record.run)}/plan.json")
             raise AssayError("it is another run's plan", where=where)
-        key = f"{features_prefix(record.features)}/identity.json"
-        if not self._store.exists(key):
-            return
-        try:
-            watched = FeaturesIdentity.model_validate(json.loads(self._store.read(key))["features"]).watched
-        except (ValueError, KeyError, TypeError):
-            return  # told of above
-        if TaggerSet(run.taggers, record.encoder, watched).fingerprint(record.features) != record.tagset:
+        if TaggerSet(run.taggers, record.encoder).fingerprint(record.features) != record.tagset:
             where = self._store.uri(f"{tags_prefix(record.tagset)}/taggers.json")
             raise AssayError("they are the taggers of another tag set", where=where)
 
     def _failures(self, run: str) -> Iterator[Finding]:
         for key in self._store.list(f"{run_prefix(run)}/failures"):
             try:
-                TypeAdapter(ShardFailure).validate_json(self._store.read(key))
-            except ValidationError:
-                yield Finding("damaged", key, "it is no record of a failure", (key,))
+                read_as(self._store, key, ShardFailure)
+            except StorageError:
+                raise
+            except AssayError as e:
+                yield Finding("damaged", key, e.what, (key,))
 
 
 def _key_of(store: ObjectStore, error: AssayError) -> str:
