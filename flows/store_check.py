@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterator
 
 from assay.flows.sealing import sum_up
-from assay.flows.stores import STORE_MARKER, StoredRun, list_runs, load_run, read_as, read_identity
+from assay.flows.stores import STORE_MARKER, StoredRun, list_runs, load_run, read_as, read_identity, read_record
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.store import ShardFailure, TagManifest, features_prefix, run_prefix, tags_prefix
 from assay.workers.storage.commits import CommitLog
-from assay.workers.storage.log_check import Counts, Finding, LogCheck
+from assay.workers.storage.log_check import Counts, Finding, LogCheck, check_object
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.storage.verify import what_is_wrong
 from assay.workers.tagger_set import TaggerSet
 
 _KNOWN = re.compile(
@@ -26,10 +25,10 @@ _OBJECTS = re.compile(r"features/[^/]+/(data|quarantine)/.*|tags/[^/]+/(data|sta
 class StoreCheck:
     """One pass over a store; afterwards it tells what is named, what isn't, and which runs have work to do."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, counts: Counts) -> None:
         self._store = store
+        self._counts = counts
         self._sound: dict[str, set[str]] = {}
-        self.counts = Counts()
         self.unfinished: list[str] = []
         self.orphans: list[str] = []
         self.strays: list[str] = []
@@ -41,13 +40,13 @@ class StoreCheck:
         whole: set[str] = set()
         for features in self._folders("features"):
             yield from self._identity(features)
-            check = LogCheck(CommitLog(self._store, features_prefix(features)), features, self.counts)
+            check = LogCheck(CommitLog(self._store, features_prefix(features)), features, self._counts)
             yield from check.run()
             named |= check.named
             whole |= check.whole
         for tagset in self._folders("tags"):
             log = CommitLog(self._store, tags_prefix(tagset))
-            check = LogCheck(log, tagset, self.counts, frozenset(whole))
+            check = LogCheck(log, tagset, self._counts, frozenset(whole))
             yield from check.run()
             named |= check.named
             self._sound[tagset] = check.sound
@@ -78,15 +77,15 @@ class StoreCheck:
     def _run(self, run: str, sealed: bool, named: set[str]) -> Iterator[Finding]:
         manifest_key = f"{run_prefix(run)}/manifest.json"
         try:
+            for key in self._lacking(run):
+                yield Finding("missing", key, "the next `assay tag` of the same corpus writes it again")
+                return
             stored = load_run(self._store, run)
             self._check_names(stored)
-        except StorageError as e:
-            if self._store.exists(_key_of(self._store, e)):
-                raise
-            yield Finding("missing", _key_of(self._store, e), "the next `assay tag` of the same corpus writes it again")
-            return
+        except StorageError:
+            raise
         except AssayError as e:
-            key = _key_of(self._store, e)
+            key = e.where.removeprefix(f"{self._store.root.rstrip('/')}/")
             yield Finding("damaged", key, e.what, (key,))
             return
         missing = [s.id for s in stored.corpus.shards if s.id not in self._sound.get(stored.record.tagset, set())]
@@ -101,9 +100,16 @@ class StoreCheck:
         else:
             yield from self._manifest(manifest_key, stored, named)
 
+    def _lacking(self, run: str) -> Iterator[str]:
+        """The records without which a run's id stands for nothing, as far as they are missing."""
+        wanted = [f"{run_prefix(run)}/run.json", f"{run_prefix(run)}/plan.json"]
+        if self._store.exists(wanted[0]):
+            wanted.append(f"{tags_prefix(read_record(self._store, run).tagset)}/taggers.json")
+        return (key for key in wanted if not self._store.exists(key))
+
     def _manifest(self, key: str, run: StoredRun, named: set[str]) -> Iterator[Finding]:
         """What the manifest says against what the commits add up to."""
-        again = f"{run.record.run}"
+        again = run.record.run
         try:
             manifest = read_as(self._store, key, TagManifest)
         except StorageError:
@@ -112,11 +118,9 @@ class StoreCheck:
             yield Finding("damaged", key, e.what, (key,), seals=again)
             return
         named.add(manifest.statistics.key)
-        self.counts.objects += 1
-        self.counts.bytes += manifest.statistics.size
-        if what := what_is_wrong(self._store, manifest.statistics):
-            kind = "missing" if what == "it is missing" else "damaged"
-            yield Finding(kind, manifest.statistics.key, what, (key, manifest.statistics.key), seals=again)
+        self._counts.add([manifest.statistics])
+        if finding := check_object(self._store, manifest.statistics, (key,)):
+            yield finding._replace(seals=again)
         columns = TaggerSet(run.taggers, run.record.encoder).columns
         expected = sum_up(self._store, run.record, run.corpus, columns)
         wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
@@ -142,7 +146,3 @@ class StoreCheck:
                 raise
             except AssayError as e:
                 yield Finding("damaged", key, e.what, (key,))
-
-
-def _key_of(store: ObjectStore, error: AssayError) -> str:
-    return error.where.removeprefix(f"{store.root.rstrip('/')}/")

@@ -3,12 +3,13 @@
 Safe beside a running driver: a commit is written after every object that it names.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.store import ShardCommit, StoredObject
 from assay.workers.storage.commits import CommitLog, unaccounted_rows
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.storage.verify import in_parallel, what_is_wrong
 
 
@@ -28,10 +29,19 @@ class Finding(NamedTuple):
 
 
 class Counts:
-    """What was read so far."""
+    """What was read so far; `listener` hears of every commit."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: "Callable[[Counts], None] | None" = None) -> None:
+        self._listener = listener
         self.commits = self.objects = self.bytes = 0
+
+    def add(self, read: Sequence[StoredObject], commits: int = 0) -> None:
+        """Adds objects that were read and hashed."""
+        self.commits += commits
+        self.objects += len(read)
+        self.bytes += sum(stored.size for stored in read)
+        if self._listener is not None:
+            self._listener(self)
 
 
 class _Checked(NamedTuple):
@@ -59,9 +69,7 @@ class LogCheck:
     def run(self) -> Iterator[Finding]:
         """What is wrong with each commit and its objects, commit by commit."""
         for checked in in_parallel(self._check, sorted(self._log.committed())):
-            self._counts.commits += 1
-            self._counts.objects += len(checked.read)
-            self._counts.bytes += sum(stored.size for stored in checked.read)
+            self._counts.add(checked.read, commits=1)
             if checked.commit is not None:
                 objects = {stored.key for stored in checked.commit.objects.values()}
                 self.named |= objects
@@ -85,9 +93,16 @@ class LogCheck:
         if lost := unaccounted_rows(commit):
             findings.append(Finding("disagrees", key, f"{lost} of its {commit.rows_in} rows are in no count", (key,)))
         read = tuple(stored for stored in commit.objects.values() if stored.key not in self._known)
-        for stored in read:
-            if what := what_is_wrong(self._log.store, stored):
-                # What is there under the name keeps an attempt from writing it again.
-                kind: Literal["missing", "damaged"] = "missing" if what == "it is missing" else "damaged"
-                findings.append(Finding(kind, stored.key, what, (key, stored.key)))
-        return _Checked(commit, read, tuple(findings))
+        checks = (check_object(self._log.store, stored, (key,)) for stored in read)
+        return _Checked(commit, read, (*findings, *(finding for finding in checks if finding)))
+
+
+def check_object(store: ObjectStore, stored: StoredObject, named_by: tuple[str, ...]) -> Finding | None:
+    """What is wrong with an object; a repair takes it away with the records that name it.
+
+    What is there under the name would keep an attempt from writing the object again.
+    """
+    what = what_is_wrong(store, stored)
+    if what == "it is missing":
+        return Finding("missing", stored.key, what, named_by)
+    return Finding("damaged", stored.key, what, (*named_by, stored.key)) if what else None

@@ -13,7 +13,8 @@ from assay.schemas.store import StoredObject
 from assay.workers.storage.objects import ObjectStore
 
 _BLOCK = 8 * 2**20
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 def what_is_wrong(store: ObjectStore, stored: StoredObject) -> str:
