@@ -197,6 +197,6 @@ def test_whatever_goes_wrong_at_any_operation_the_run_ends_with_the_bytes_of_an_
     run_state_machine_as_test(
         Protocol,
         settings=settings(
-            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
