@@ -11,7 +11,22 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes", "apply")
+COMMANDS = (
+    "demo",
+    "tag",
+    "curate",
+    "plan",
+    "train-sae",
+    "status",
+    "explain",
+    "report",
+    "doctor",
+    "scopes",
+    "apply",
+    "retry",
+    "fsck",
+    "gc",
+)
 LOOK = """
 import sys
 from assay.flows import cli
