@@ -11,22 +11,8 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = (
-    "demo",
-    "tag",
-    "curate",
-    "plan",
-    "train-sae",
-    "status",
-    "explain",
-    "report",
-    "doctor",
-    "scopes",
-    "apply",
-    "retry",
-    "fsck",
-    "gc",
-)
+COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes", "apply",
+            "retry", "fsck", "gc")  # fmt: skip
 LOOK = """
 import sys
 from assay.flows import cli
