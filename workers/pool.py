@@ -42,6 +42,9 @@ class Worker(Protocol):
 class IsolatingWorker(Worker, Protocol):
     """A worker whose units can be done in parts and without some rows: what `PoolOptions.isolate` asks for."""
 
+    worked: int
+    """bytes on which the last unit's time was spent: deadlines follow from it"""
+
     def process(self, unit: Any, attempt: str, skip: tuple[BadRecord, ...] = ()) -> Any:
         """As a Worker's, with the rows of `skip` quarantined unseen."""
 
@@ -98,9 +101,10 @@ class _Actor:
         if self._failure is not None:
             raise self._failure
 
-    def work(self, trial: Trial, attempt: str) -> Any:
-        """Does what the trial asks for; units come after ready()."""
-        return trial.run(self._worker, attempt)
+    def work(self, trial: Trial, attempt: str) -> tuple[Any, int]:
+        """What the trial gives, and the bytes that the worker says it worked on; comes after ready()."""
+        result = trial.run(self._worker, attempt)
+        return result, getattr(self._worker, "worked", 0)
 
 
 class _Running(NamedTuple):
@@ -180,7 +184,7 @@ class WorkPool:
     def _ended(self, ref: Any) -> Iterator[Outcome]:
         actor, trial, started, _ = self._running.pop(ref)
         try:
-            receipt = ray.get(ref)
+            receipt, worked = ray.get(ref)
         except RayActorError as e:
             preempted = isinstance(e, ActorDiedError) and e.preempted
             log.warning("a worker died on %s%s", trial, " (preempted)" if preempted else "")
@@ -204,11 +208,11 @@ class WorkPool:
             self._idle.append(actor)
             if trial.call != "rows":
                 self._broken_in_a_row = 0
-            yield from self._done(trial, receipt, time.monotonic() - started)
+            yield from self._done(trial, receipt, worked, time.monotonic() - started)
 
-    def _done(self, trial: Trial, receipt: Any, seconds: float) -> Iterator[Outcome]:
+    def _done(self, trial: Trial, receipt: Any, worked: int, seconds: float) -> Iterator[Outcome]:
         if trial.call == "process":
-            self._deadlines.done(trial.size, seconds)
+            self._deadlines.done(worked, seconds)
             self._suspects.pop(trial.unit.id, None)
             yield Outcome(trial.unit, receipt, "")
             return

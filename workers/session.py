@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, printable
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -58,11 +58,12 @@ def ray_session(address: str | None, *, cpus: int = 1) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(address=target, namespace="assay", log_to_driver=False, logging_level=logging.WARNING, **own)
-    except (ConnectionError, RuntimeError, OSError, ValueError) as e:
+    except Exception as e:  # Ray raises bare Exceptions where a node doesn't start in time
+        ray.shutdown()
         raise AssayError(
-            f"can't start or reach Ray: {e}",
+            f"can't start or reach Ray: {printable(e, 600)}",
             where=target,
-            hint="`assay doctor` checks Ray; a cluster with token auth needs RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            hint="`assay doctor` checks Ray; on a machine that is overloaded, try again; a cluster with token auth needs RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from e
     try:
         yield

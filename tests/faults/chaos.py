@@ -66,8 +66,9 @@ class Arena:
         (folder / "weed").mkdir()
         self._weed = Weed(folder / "weed")
         started = time.monotonic()
-        done = subprocess.run(self._command(str(folder / "quiet")), env=self._environment(), check=False)
-        assert done.returncode == 0, "the undisturbed run failed"
+        command, env = self._command(str(folder / "quiet")), self._environment()
+        runs = (subprocess.run(command, env=env, check=False).returncode for _ in range(3))
+        assert 0 in runs, "the undisturbed run failed"  # on a machine that is overloaded Ray may not start at once
         self._quiet_s = time.monotonic() - started
         self._wanted = {
             str(path.relative_to(folder / "quiet")): hashlib.sha256(path.read_bytes()).hexdigest()
