@@ -63,7 +63,8 @@ def ray_session(address: str | None, *, cpus: int = 1) -> Iterator[None]:
         raise AssayError(
             f"can't start or reach Ray: {printable(e, 600)}",
             where=target,
-            hint="`assay doctor` checks Ray; on a machine that is overloaded, try again; a cluster with token auth needs RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            hint="try again if the machine was overloaded; `assay doctor` checks Ray; a cluster with token auth needs "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from e
     try:
         yield
