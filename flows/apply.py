@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.flows.progress import duration, shard_progress
+from assay.flows.progress import duration
 from assay.flows.status import undecided_lines
 from assay.flows.stores import begin_run, list_runs, load_manifest, read_identity, read_plan, seal
-from assay.flows.work import run_units
+from assay.flows.work import Placement, work_through
 from assay.schemas.base import fingerprint
-from assay.schemas.errors import AssayError
 from assay.schemas.parameters import ApplyParameters
 from assay.schemas.store import RunRecord, TagManifest, features_prefix, tags_prefix
 from assay.schemas.tagger import load_taggers
@@ -60,40 +59,19 @@ def apply_taggers(parameters: ApplyParameters) -> ApplyReport:
     stored = CommitLog(store, features_prefix(base.features)).committed()
     if missing := {shard.id for shard in corpus.shards} - stored:
         raise missing_features(missing, store.root)
-    done = CommitLog(store, tags_prefix(tagset)).committed()
-    todo = [shard for shard in corpus.shards if shard.id not in done]
     begin_run(store, record, corpus, taggers)
-    documents, failed = 0, []
-    sizes = {shard.id: shard.bytes for shard in corpus.shards}
-    total, left = sum(sizes.values()), sum(shard.bytes for shard in todo)
-    with shard_progress(
+    commits = work_through(
         "applying",
-        shards=len(corpus.shards),
-        done=len(corpus.shards) - len(todo),
-        total_bytes=total,
-        done_bytes=total - left,
-    ) as progress:
-        for unit, commit, error in run_units(
-            partial(ShardApplier, job),
-            todo,
-            workers=min(parameters.workers or 1, max(1, len(todo))),
-            ray_address=parameters.ray_address,
-        ):
-            if error:
-                failed.append(error)
-                progress.advance(size=sizes[unit.id], documents=0, tokens=0, failed=True)
-                continue
-            documents += commit.rows_kept
-            progress.advance(size=sizes[unit.id], documents=commit.rows_kept, tokens=commit.tokens)
-    if failed:
-        raise AssayError(
-            f"{len(failed)} of {len(corpus.shards)} shards failed: " + "; ".join(failed[:5]),
-            where=parameters.store,
-            hint="the others are committed; mend the cause and run the same command again",
-        )
+        corpus,
+        CommitLog(store, tags_prefix(tagset)),
+        partial(ShardApplier, job),
+        Placement(parameters.workers or 1, parameters.ray_address),
+        lambda commit: (commit.rows_kept, commit.tokens),
+    )
     manifest = seal(store, record, corpus, tagger_set.columns)
+    documents = sum(commit.rows_kept for commit in commits)
     seconds = time.monotonic() - started
-    return ApplyReport(manifest, parameters.store, len(corpus.shards) - len(todo), documents, seconds)
+    return ApplyReport(manifest, parameters.store, len(corpus.shards) - len(commits), documents, seconds)
 
 
 def base_run(store: ObjectStore, run: str | None) -> TagManifest:

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.flows.report import read_taggers
-from assay.flows.stores import load_manifest
+from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.curation import CurationManifest
 from assay.schemas.drift import DriftReport, FeatureDrift, Side
 from assay.schemas.errors import AssayError

@@ -18,7 +18,6 @@ from assay.schemas.base import Model
 from assay.schemas.errors import AssayError
 from assay.workers.storage.log_check import Counts, Finding
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
 
 _LINE_EVERY_S = 20.0
 _STRAYS = 20
@@ -125,8 +124,8 @@ def _repair(store: ObjectStore, findings: list[Finding]) -> list[str]:
         store.delete(key)
         done.append(f"deleted {key}")
     for run in sorted({finding.seals for finding in findings} - {""}):
-        record, corpus, taggers = load_run(store, run)
-        seal(store, record, corpus, TaggerSet(taggers, record.encoder).columns)
+        stored = load_run(store, run)
+        seal(store, stored.record, stored.corpus, stored.columns, stored.recomputed_from)
         done.append(f"sealed run {run}")
     if any(finding.key == STORE_MARKER for finding in findings):
         write_marker(store)

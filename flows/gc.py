@@ -78,7 +78,7 @@ def _store_candidates(store: ObjectStore) -> Iterator[Aged]:
     for item in aged(store, ("features", "tags", "runs")):
         parts = item.key.split("/")
         of_run = parts[0] == "runs" and len(parts) == 3 and parts[2].startswith("statistics-")
-        if of_run or (len(parts) == 4 and parts[2] in ("data", "quarantine", "statistics")):
+        if of_run or (len(parts) == 4 and parts[2] in ("data", "quarantine", "statistics", "recomputed")):
             yield item
 
 

@@ -39,6 +39,12 @@ def plan_retry(parameters: RetryParameters) -> TagPlan:
     store = ObjectStore(parameters.store)
     require_store(store)
     run = load_run(store, parameters.run or _the_run_to_retry(parameters))
+    if run.recomputed_from:
+        raise AssayError(
+            f"run {run.record.run} was recomputed from another",
+            where=parameters.store,
+            hint=f"try that one again: --run {run.recomputed_from}",
+        )
     corpus, renamed = _renamed(store, run, parameters.quarantined)
     if not renamed and not _missing(store, run):
         raise AssayError(
@@ -84,7 +90,9 @@ def _the_run_to_retry(parameters: RetryParameters) -> str:
     found = [
         status.run
         for status in store_status(parameters.store)
-        if not status.retried_by and (not status.finished or any(t.kind in wanted for t in status.troubles))
+        if not status.retried_by
+        and (not status.finished or any(t.kind in wanted for t in status.troubles))
+        and load_run(ObjectStore(parameters.store), status.run).recomputed_from is None
     ]
     if len(found) == 1:
         return found[0]

@@ -11,6 +11,7 @@ from assay.schemas.base import record_json
 from assay.schemas.corpus import CorpusPlan, Shard
 from assay.schemas.statistics import TagColumn, merge
 from assay.schemas.store import (
+    Recomputed,
     RunRecord,
     ShardCommit,
     ShardEntry,
@@ -27,13 +28,20 @@ from assay.workers.storage.objects import ObjectStore
 _MERGE_EVERY = 64
 
 
-def seal(store: ObjectStore, record: RunRecord, corpus: CorpusPlan, taggers: Sequence[TagColumn]) -> TagManifest:
+def seal(
+    store: ObjectStore,
+    record: RunRecord,
+    corpus: CorpusPlan,
+    taggers: Sequence[TagColumn],
+    recomputed_from: str | None = None,
+) -> TagManifest:
     """Writes the manifest once every shard is committed; where the run was sealed before, that manifest stays.
 
-    AssayError if a commit is missing or damaged, or a shard's statistics aren't what was written.
+    `recomputed_from` names the run whose undecided documents this one decided. AssayError if a commit is missing or
+    damaged, or a shard's statistics aren't what was written.
     """
     statistics = _Merged()
-    sums = sum_up(store, record, corpus, taggers, statistics)
+    sums = sum_up(store, record, corpus, taggers, recomputed_from, statistics)
     attempt = uuid.uuid4().hex[:12]
     prefix = run_prefix(record.run)
     merged = store.create_named(prefix, "statistics", ".parquet", *statistics.parquet(), attempt=attempt)
@@ -47,6 +55,7 @@ def sum_up(
     record: RunRecord,
     corpus: CorpusPlan,
     taggers: Sequence[TagColumn],
+    recomputed_from: str | None = None,
     statistics: "_Merged | None" = None,
 ) -> dict[str, Any]:
     """What the run's commits add up to: every field of its manifest but the statistics, which are added to those given.
@@ -56,12 +65,16 @@ def sum_up(
     reasons: Counter[str] = Counter()
     undecided: Counter[str] = Counter()
     entries, columns, unreadable = [], [], 0
+    documents = tokens = 0
     log = CommitLog(store, tags_prefix(record.tagset))
     for shard, commit in zip(corpus.shards, log.read_many(s.id for s in corpus.shards), strict=True):
         entries.append(shard_entry(shard, commit))
         columns.append(commit.columns)
         reasons.update(commit.quarantine_reasons)
         undecided.update(commit.undecided)
+        if "recomputed" in commit.objects:
+            documents += commit.objects["recomputed"].rows
+            tokens += commit.recomputed_tokens
         if commit.unreadable:
             unreadable += 1
         elif statistics is not None:
@@ -83,6 +96,7 @@ def sum_up(
         "quarantine_reasons": dict(sorted(reasons.items())),
         "undecided": dict(sorted(undecided.items())),
         "unreadable_shards": unreadable,
+        "recomputed": Recomputed(run=recomputed_from, documents=documents, tokens=tokens) if recomputed_from else None,
         "shards": tuple(entries),
     }
 

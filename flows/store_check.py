@@ -11,15 +11,16 @@ from assay.schemas.store import ShardFailure, TagManifest, features_prefix, run_
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.log_check import Counts, Finding, LogCheck, check_object
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
 
 _KNOWN = re.compile(
     r"features/[^/]+/(identity\.json|(data|quarantine|commits)/[^/]+)"
-    r"|tags/[^/]+/(taggers\.json|origin\.json|(data|statistics|commits)/[^/]+)"
+    r"|tags/[^/]+/(taggers\.json|origin\.json|(data|statistics|recomputed|commits)/[^/]+)"
     r"|runs/[^/]+/((run|plan|manifest)\.json|statistics-[^/]+|failures/[^/]+)"
     r"|" + re.escape(STORE_MARKER)
 )
-_OBJECTS = re.compile(r"features/[^/]+/(data|quarantine)/.*|tags/[^/]+/(data|statistics)/.*|runs/[^/]+/statistics-.*")
+_OBJECTS = re.compile(
+    r"features/[^/]+/(data|quarantine)/.*|tags/[^/]+/(data|statistics|recomputed)/.*|runs/[^/]+/statistics-.*"
+)
 
 
 class StoreCheck:
@@ -121,8 +122,7 @@ class StoreCheck:
         self._counts.add([manifest.statistics])
         if finding := check_object(self._store, manifest.statistics, (key,)):
             yield finding._replace(seals=again)
-        columns = TaggerSet(run.taggers, run.record.encoder).columns
-        expected = sum_up(self._store, run.record, run.corpus, columns)
+        expected = sum_up(self._store, run.record, run.corpus, run.columns, run.recomputed_from)
         wrong = [name for name, value in expected.items() if getattr(manifest, name) != value]
         if wrong:
             what = f"its {', '.join(wrong)} aren't what the commits add up to"
@@ -134,9 +134,10 @@ class StoreCheck:
         if run.corpus.id != record.plan or fingerprint([run.corpus.id, record.tagset]) != record.run:
             where = self._store.uri(f"{run_prefix(record.run)}/plan.json")
             raise AssayError("it is another run's plan", where=where)
-        if TaggerSet(run.taggers, record.encoder).fingerprint(record.features) != record.tagset:
-            where = self._store.uri(f"{tags_prefix(record.tagset)}/taggers.json")
-            raise AssayError("they are the taggers of another tag set", where=where)
+        try:
+            _ = run.recomputed_from
+        except AssayError as e:
+            raise AssayError(e.what, where=self._store.uri(e.where)) from e
 
     def _failures(self, run: str) -> Iterator[Finding]:
         for key in self._store.list(f"{run_prefix(run)}/failures"):

@@ -10,10 +10,11 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from assay.flows.sealing import seal as seal
-from assay.schemas.base import record_json
+from assay.schemas.base import fingerprint, record_json
 from assay.schemas.corpus import CorpusPlan
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity, Scope
+from assay.schemas.statistics import TagColumn
 from assay.schemas.store import (
     RunRecord,
     TagManifest,
@@ -23,6 +24,7 @@ from assay.schemas.store import (
 )
 from assay.schemas.tagger import Tagger
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.tagger_set import TaggerSet
 
 STORE_MARKER = "assay-store.json"
 _FORMAT = "assay.store/1"
@@ -48,6 +50,23 @@ class StoredRun(NamedTuple):
     record: RunRecord
     corpus: CorpusPlan
     taggers: tuple[Tagger, ...]
+
+    @property
+    def columns(self) -> tuple[TagColumn, ...]:
+        """What its tags table holds."""
+        return TaggerSet(self.taggers, self.record.encoder).columns
+
+    @property
+    def recomputed_from(self) -> str | None:
+        """The run whose undecided documents this one decided, if it did; AssayError if its taggers are others'."""
+        tagset = TaggerSet(self.taggers, self.record.encoder).fingerprint(self.record.features)
+        if tagset == self.record.tagset:
+            return None
+        if fingerprint([tagset, "recomputed"]) == self.record.tagset:
+            return fingerprint([self.corpus.id, tagset])
+        raise AssayError(
+            "they are the taggers of another tag set", where=f"{tags_prefix(self.record.tagset)}/taggers.json"
+        )
 
 
 def open_store(uri: str) -> ObjectStore:

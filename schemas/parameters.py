@@ -1,8 +1,9 @@
 """Parameters of the flows: one model gives the command line's flags, the server's form, and its checks."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from assay.schemas.base import Model
 from assay.schemas.recipe import Recipe
@@ -60,6 +61,48 @@ class ApplyParameters(RayOptions):
     taggers: str = Field(description="tagger file or folder to apply")
     run: str | None = Field(None, description="finished run whose features are read; needed where corpora differ")
     workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
+
+
+class RecomputeParameters(RayOptions):
+    """What `assay recompute` does."""
+
+    store: str = Field(description="folder or URI of the store")
+    run: str | None = Field(None, description="finished run that left documents undecided")
+    workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+
+
+class CalibrateParameters(Model):
+    """What `assay calibrate` does: set a threshold by one rule, or draw a sample to label."""
+
+    store: str = Field(description="folder or URI of the store")
+    tagger: str = Field(description="the tagger's name")
+    run: str | None = Field(None, description="finished run that the tagger has scored")
+    share: float | None = Field(None, gt=0, lt=1, description="share of all documents that are to be positive")
+    fpr: float | None = Field(None, gt=0, lt=1, description="share of negatives that may be positive by the tag")
+    precision: float | None = Field(None, gt=0, lt=1, description="share of positives by the tag that are to be so")
+    labels: Path | None = Field(None, description="JSONL or CSV with id and label of documents of the sample")
+    overlay: Path = Field(Path("calibration.json"), description="overlay to write")
+    sample: int | None = Field(None, gt=0, description="draw so many documents to label, stratified by score")
+    sample_out: Path | None = Field(None, description="JSONL file to write them to")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> "CalibrateParameters":
+        rules = [name for name in ("share", "fpr", "precision") if getattr(self, name) is not None]
+        if self.sample is not None and (rules or self.sample_out is None):
+            raise ValueError("--sample needs --sample-out, and no rule beside it: first label, then set the threshold")
+        if self.sample is None and len(rules) != 1:
+            raise ValueError("give one of --share, --fpr and --precision, or --sample")
+        return self
+
+    @property
+    def rule(self) -> tuple[Literal["share", "fpr", "precision"], float]:
+        """The rule that is given, and its target."""
+        for name in ("share", "fpr", "precision"):
+            if (target := getattr(self, name)) is not None:
+                return name, target  # type: ignore[return-value]
+        raise ValueError("no rule: a sample was asked for")
 
 
 class CurateParameters(RayOptions):

@@ -28,12 +28,15 @@ class ShardCommit(Model):
     rows_dropped: int = Field(0, ge=0)
     rows_quarantined: int = Field(0, ge=0)
     tokens: int = Field(0, ge=0, description="tokens of the kept rows")
+    recomputed_tokens: int = Field(
+        0, ge=0, exclude_if=lambda n: not n, description="tokens that the model read again to decide tags"
+    )
     quarantine_reasons: dict[str, int] = Field(default_factory=dict)
     unreadable: str = Field("", description="why the whole shard could not be read; its rows are not known then")
     undecided: dict[str, int] = Field(default_factory=dict, description="tagger -> documents it could not decide")
     columns: dict[str, str] = Field(default_factory=dict, description="source columns and their Arrow types")
     objects: dict[str, StoredObject] = Field(
-        description="role (features, quarantine, tags, statistics, data, dropped) -> object"
+        description="role (features, quarantine, tags, statistics, recomputed, data, dropped) -> object"
     )
     seconds: float = Field(0.0, ge=0, description="wall time of the attempt that won")
     attempt: str = Field(description="id of the attempt that wrote it: tells a lost reply from a lost race")
@@ -82,6 +85,14 @@ class ShardFailure(Model):
     attempt: str = Field(description="id of the driver's run")
 
 
+class Recomputed(Model):
+    """What the model did again so that no tag of a run is undecided."""
+
+    run: str = Field(description="the run whose undecided documents these were")
+    documents: int
+    tokens: int
+
+
 class TagManifest(Model):
     """A finished tagging run. The same corpus, scope and taggers give the same bytes."""
 
@@ -103,6 +114,9 @@ class TagManifest(Model):
     undecided: dict[str, int]
     unreadable_shards: int = Field(description="shards whose rows are not known and not counted above")
     statistics: StoredObject = Field(description="the shards' statistics, merged")
+    recomputed: Recomputed | None = Field(
+        None, exclude_if=lambda found: found is None, description="of a run by `assay recompute` only"
+    )
     shards: tuple[ShardEntry, ...]
 
 

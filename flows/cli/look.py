@@ -87,17 +87,21 @@ def explain(
     run: Run = None,
     device: Annotated[str | None, Parameter(help="cpu or cuda")] = None,
     json: AsJson = False,
+    dolma: Annotated[bool, Parameter(negative="", help="print lines of a Dolma attributes file")] = False,
 ) -> int:
     """Show why a document got its tags: features, weights, and the places in the text where they fired."""
     import json as json_module
 
-    from assay.flows import explain as explanations
+    from assay.flows import explanation as view
+    from assay.flows.explain import explain as explanations
 
-    for explanation in explanations.explain(store, doc_id, run=run, device=device):
-        if json:
+    for explanation in explanations(store, doc_id, run=run, device=device):
+        if dolma:
+            print_lines([json_module.dumps(view.as_dolma(explanation))])
+        elif json:
             print_lines([json_module.dumps(explanation.model_dump(mode="json"), indent=1)])
         else:
-            stdout().print(explanations.as_renderable(explanation))
+            stdout().print(view.as_renderable(explanation))
     return OK
 
 

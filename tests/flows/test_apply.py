@@ -10,42 +10,16 @@ import polars as pl
 import pytest
 
 from assay.flows.apply import apply_taggers
-from assay.flows.engine import run_flow
 from assay.flows.status import store_status
-from assay.flows.tag import tag_corpus
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import ApplyParameters
 from assay.schemas.store import TagManifest
-from assay.schemas.tagger import DenseLayer, Tagger, dump_tagger, load_tagger, load_taggers
+from assay.schemas.tagger import DenseLayer, Tagger, dump_tagger, load_tagger
 from assay.workers.applying import ShardApplier
-from tests.flows.conftest import Cli, Tagged
+from tests.flows.conftest import Cli, TaggedHere, tag_here
 from tests.flows.corpora import assay_environment, commits, hashes
 
 ATTEMPTS = ("/commits/", ".tmp-")
-
-
-@pytest.fixture
-def store(tagged: Tagged, tmp_path: Path) -> Path:
-    """A copy of the tagged store, to write to."""
-    return Path(shutil.copytree(tagged.store, tmp_path / "store"))
-
-
-@pytest.fixture
-def taggers(tagged: Tagged, tmp_path: Path) -> Path:
-    """A folder with two new taggers: one on watched features, and one on features that may have been cut."""
-    folder = tmp_path / "taggers"
-    folder.mkdir()
-    default = load_taggers(tagged.scope.parent / "taggers")
-    watched = {(f.layer, f.feature) for tagger in default for f in tagger.features}
-    quality = next(t for t in default if t.name == "quality")
-    unwatched = (n for n in range(1024) if (1, n) not in watched)
-    cut = tuple(f.model_copy(update={"layer": 1, "feature": next(unwatched)}) for f in quality.features)
-    for tagger in (
-        quality.model_copy(update={"name": "kindness", "bias": (0.25,)}),
-        quality.model_copy(update={"name": "open", "features": cut, "rule": "any_of", "pooling": "any"}),
-    ):
-        (folder / f"{tagger.name}.json").write_text(dump_tagger(tagger), "utf-8")
-    return folder
 
 
 def apply(store: Path, taggers: Path, **more: object) -> TagManifest:
@@ -54,12 +28,12 @@ def apply(store: Path, taggers: Path, **more: object) -> TagManifest:
 
 
 def test_a_run_by_applying_is_the_run_that_tagging_makes_to_the_byte(
-    tagged: Tagged, store: Path, taggers: Path, tmp_path: Path
+    tagged_here: TaggedHere, store: Path, new_taggers: Path, tmp_path: Path
 ) -> None:
     by_tagging = tmp_path / "by-tagging"
-    shutil.copytree(tagged.store, by_tagging)
-    wanted = run_flow(tag_corpus, tagged.parameters(store=str(by_tagging), taggers=str(taggers))).manifest
-    manifest = apply(store, taggers)
+    shutil.copytree(tagged_here.store, by_tagging)
+    wanted = tag_here(tagged_here.parameters(store=str(by_tagging), taggers=str(new_taggers)))
+    manifest = apply(store, new_taggers)
     assert manifest == wanted
     assert hashes(store, without=ATTEMPTS) == hashes(by_tagging, without=ATTEMPTS)
     assert commits(store) == commits(by_tagging)
@@ -68,15 +42,15 @@ def test_a_run_by_applying_is_the_run_that_tagging_makes_to_the_byte(
 
 
 def test_neither_the_model_nor_the_corpus_is_touched(
-    tagged: Tagged, store: Path, taggers: Path, tmp_path: Path
+    tagged_here: TaggedHere, store: Path, new_taggers: Path, tmp_path: Path
 ) -> None:
     script = f"""
 import sys
 def watch(event, arguments):
-    if event == "open" and str(arguments[0]).startswith({str(tagged.corpus.path)!r}):
+    if event == "open" and str(arguments[0]).startswith({str(tagged_here.corpus.path)!r}):
         raise AssertionError(arguments)
 sys.addaudithook(watch)
-sys.argv = ["assay", "apply", {str(store)!r}, "--taggers", {str(taggers)!r}]
+sys.argv = ["assay", "apply", {str(store)!r}, "--taggers", {str(new_taggers)!r}]
 from assay.flows.cli import main
 try:
     main()
@@ -95,11 +69,11 @@ print("LOADED", sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.m
 
 
 def test_an_interrupted_run_goes_on_with_the_shards_that_are_missing(
-    tagged: Tagged, store: Path, taggers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tagged_here: TaggedHere, store: Path, new_taggers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = tmp_path / "undisturbed"
-    shutil.copytree(tagged.store, undisturbed)
-    apply(undisturbed, taggers)
+    shutil.copytree(tagged_here.store, undisturbed)
+    apply(undisturbed, new_taggers)
     whole, done = ShardApplier.process, []
 
     def process(self: ShardApplier, shard: object, attempt: str) -> object:
@@ -110,29 +84,29 @@ def test_an_interrupted_run_goes_on_with_the_shards_that_are_missing(
 
     monkeypatch.setattr(ShardApplier, "process", process)
     with pytest.raises(KeyboardInterrupt):
-        apply(store, taggers)
+        apply(store, new_taggers)
     [status] = [s for s in store_status(str(store)) if not s.finished]
-    assert (status.shards_done, status.shards) == (3, tagged.report.shards)
+    assert (status.shards_done, status.shards) == (3, len(tagged_here.manifest.shards))
     monkeypatch.setattr(ShardApplier, "process", whole)
-    report = apply_taggers(ApplyParameters(store=str(store), taggers=str(taggers)))
+    report = apply_taggers(ApplyParameters(store=str(store), taggers=str(new_taggers)))
     assert report.skipped == 3
     assert hashes(store, without=ATTEMPTS) == hashes(undisturbed, without=ATTEMPTS)
     assert all(s.finished for s in store_status(str(store)))
 
 
 def test_actors_write_the_same_bytes_as_this_process(
-    tagged: Tagged, store: Path, taggers: Path, tmp_path: Path, ray_cluster: None
+    tagged_here: TaggedHere, store: Path, new_taggers: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     by_actors = tmp_path / "by-actors"
-    shutil.copytree(tagged.store, by_actors)
-    assert apply(by_actors, taggers, workers=2) == apply(store, taggers)
+    shutil.copytree(tagged_here.store, by_actors)
+    assert apply(by_actors, new_taggers, workers=2) == apply(store, new_taggers)
     assert hashes(store, without=ATTEMPTS) == hashes(by_actors, without=ATTEMPTS)
 
 
 def test_the_applied_run_is_a_run_to_report_status_and_curate(
-    store: Path, taggers: Path, tmp_path: Path, cli: Cli
+    store: Path, new_taggers: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    manifest = apply(store, taggers)
+    manifest = apply(store, new_taggers)
     [row] = [r for r in json.loads(cli("status", store, "--json").out) if r["run"] == manifest.run]
     assert row["finished"]
     assert row["rows_kept"] == manifest.rows_kept
@@ -155,23 +129,24 @@ output: {{path: "{tmp_path / "out"}"}}
 
 
 def test_the_run_to_start_from_need_not_be_named_while_all_are_of_one_corpus_and_scope(
-    store: Path, taggers: Path
+    store: Path, new_taggers: Path
 ) -> None:
-    first = apply(store, taggers)
-    assert apply(store, taggers / "kindness.json").tagset != first.tagset
+    first = apply(store, new_taggers)
+    assert apply(store, new_taggers / "kindness.json").tagset != first.tagset
     with pytest.raises(AssayError, match="no finished run 'x'"):
-        apply(store, taggers, run="x")
+        apply(store, new_taggers, run="x")
 
 
 def test_taggers_that_do_not_fit_the_features_are_refused_before_anything_is_written(
-    store: Path, taggers: Path, tagged: Tagged
+    store: Path, tagged_here: TaggedHere, tmp_path: Path
 ) -> None:
     before = hashes(store)
-    quality = load_tagger(tagged.scope.parent / "taggers" / "quality.json")
+    quality = load_tagger(tagged_here.scope.parent / "taggers" / "quality.json")
     layers = (DenseLayer(layer=1, weights=((1.0,) * 64,)),)
     probe = Tagger.model_validate(
         {**quality.model_dump(), "name": "probe", "rule": "dense", "features": (), "dense": layers}
     )
+    (taggers := tmp_path / "taggers").mkdir()
     (taggers / "probe.json").write_text(probe.model_dump_json())
     with pytest.raises(AssayError, match=r"'probe' is a dense probe.*without residuals"):
         apply(store, taggers)
@@ -181,9 +156,9 @@ def test_taggers_that_do_not_fit_the_features_are_refused_before_anything_is_wri
     assert hashes(store) == before
 
 
-def test_shards_without_features_are_told_with_what_makes_them(store: Path, taggers: Path) -> None:
+def test_shards_without_features_are_told_with_what_makes_them(store: Path, new_taggers: Path) -> None:
     first = next(iter(sorted(store.glob("features/*/commits/*.json"))))
     first.unlink()
     with pytest.raises(AssayError, match=f"1 shards have no stored features, among them {first.stem}") as told:
-        apply(store, taggers)
+        apply(store, new_taggers)
     assert "assay tag" in told.value.hint
