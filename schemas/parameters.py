@@ -54,23 +54,33 @@ class RetryParameters(WorkerOptions):
     quarantined: bool = Field(False, description="also try documents again that broke their workers")
 
 
-class ApplyParameters(RayOptions):
-    """What `assay apply` does."""
+class ApplyOptions(RayOptions):
+    """What `assay apply` takes besides the store."""
 
-    store: str = Field(description="folder or URI of the store")
     taggers: str = Field(description="tagger file or folder to apply")
     run: str | None = Field(None, description="finished run whose features are read; needed where corpora differ")
     workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
 
 
-class RecomputeParameters(RayOptions):
-    """What `assay recompute` does."""
+class ApplyParameters(ApplyOptions):
+    """What `assay apply` does."""
 
     store: str = Field(description="folder or URI of the store")
+
+
+class RecomputeOptions(RayOptions):
+    """What `assay recompute` takes besides the store."""
+
     run: str | None = Field(None, description="finished run that left documents undecided")
     workers: int | None = Field(None, gt=0, description="Ray actors; by default this process alone")
     device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
     threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+
+
+class RecomputeParameters(RecomputeOptions):
+    """What `assay recompute` does."""
+
+    store: str = Field(description="folder or URI of the store")
 
 
 class CalibrateParameters(Model):
