@@ -93,8 +93,8 @@ def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:
             axis=t.axis,
             kind=t.kind,
             version=str(t.version),
-            held_out={k: float(v) for k, v in t.evidence.get("held_out", {}).items() if isinstance(v, int | float)},
-            note=str(t.evidence.get("summary", "")),
+            held_out={measure: figure.value for measure, figure in t.evidence.test.items()} if t.evidence else {},
+            note=t.evidence.summary if t.evidence else "",
         )
         for t in taggers
     )

@@ -6,7 +6,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from assay.schemas.base import Model
+from assay.schemas.definition import Definition, LabelKind, Method, WeightBy
 from assay.schemas.recipe import Recipe
+from assay.schemas.tagger import Axis
 
 
 class RayOptions(Model):
@@ -16,7 +18,19 @@ class RayOptions(Model):
     ray_address: str | None = Field(None, description="a Ray cluster; by default RAY_ADDRESS or one on this machine")
 
 
-class TagOptions(RayOptions):
+class WorkerOptions(RayOptions):
+    """How a tagging worker runs."""
+
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+    seconds_per_mb: float | None = Field(
+        None,
+        gt=0,
+        description="a worker that takes longer for a MB of text is stopped; by default 20 times the slowest",
+    )
+
+
+class TagOptions(WorkerOptions):
     """What `assay tag` takes besides the corpus."""
 
     store: str = Field(description="folder or URI that holds features, tags and manifests; made if absent")
@@ -26,14 +40,20 @@ class TagOptions(RayOptions):
     id_column: str | None = Field(None, description="column with the id; by default ids are made from content")
     max_document_mb: float = Field(32.0, gt=0, description="longer documents are quarantined")
     shard_mb: float | None = Field(None, gt=0, description="MB of text in a shard; by default the scope's")
-    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
-    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
 
 
 class TagParameters(TagOptions):
     """What the flow tag_corpus does."""
 
     corpus: str = Field(description="file, folder, glob, URI (s3://...) or Hugging Face dataset id")
+
+
+class RetryParameters(WorkerOptions):
+    """What the flow retry_run does."""
+
+    store: str = Field(description="folder or URI of the store")
+    run: str | None = Field(None, description="run id; needed where several runs have something to try again")
+    quarantined: bool = Field(False, description="also try documents again that broke their workers")
 
 
 class ApplyOptions(RayOptions):
@@ -102,6 +122,54 @@ class CurateParameters(RayOptions):
 
     recipe: Recipe
     where: str = Field("recipe", description="the recipe's file, for messages")
+
+
+class LabelOptions(Model):
+    """What `assay fit` is told about labelled documents and the tagger wanted; a definition says it instead."""
+
+    label_column: str | None = Field(None, description="column with the label")
+    name: str | None = Field(None, description="the tagger's name and column; by default the label column's")
+    axis: Axis = Field("custom", description="what the tag is about")
+    kind: LabelKind | Literal["ordinal"] | None = Field(
+        None, description="by default what the labels look like; ordinal is a regression on ranks"
+    )
+    positive: str | None = Field(None, description="this label is yes, every other one no")
+    order: tuple[str, ...] = Field((), description="names of ordinal labels, lowest first")
+    method: Method = Field("auto", description="auto: any_of or linear, by validation documents")
+    features: int = Field(512, gt=0, description="at most so many features")
+    text_column: str = Field("text", description="column with the text")
+    id_column: str | None = Field(None, description="column with the id; needed with --store")
+    group_column: str | None = Field(None, description="rows of one value stay in one split")
+    group_without: str | None = Field(None, description="regular expression; what it matches is no part of the group")
+    language_column: str | None = Field(None, description="the evidence is sliced by it")
+    source_column: str | None = Field(None, description="the evidence is sliced by it")
+    split_column: str | None = Field(None, description="given splits: train, validation, test")
+    weight_by: tuple[WeightBy, ...] = Field((), description="every cell of these counts the same in sum")
+    description: str = Field("", description="one line on what the tag means")
+    seed: int = Field(0, description="of the splits")
+
+
+class FitOptions(RayOptions):
+    """Where `assay fit` gets features from."""
+
+    store: str | None = Field(None, description="a tagged store that holds the documents, found by id")
+    run: str | None = Field(None, description="run id; needed where the store holds several runs")
+    data: str | None = Field(None, description="folder whose files go before a definition's published sets")
+    scope: str = Field("embedded", description="a scope's name (see `assay scopes`) or a YAML file")
+    layers: tuple[int, ...] = Field(
+        (), description="the tagger may read these only; by default all that the scope hooks"
+    )
+    work: str = Field("assay-fit", description="folder for features that are made, kept for the next time")
+    residuals: bool = Field(True, description="make mean residuals too, which the dense probe reads")
+    tokens: bool = Field(True, description="give each feature a few tokens on which it fires")
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+
+
+class FitParameters(FitOptions):
+    """What the flow fit_tagger does."""
+
+    definition: Definition
 
 
 class TrainSaeParameters(Model):
