@@ -64,7 +64,7 @@ print("LOADED", sorted({{"torch", "ray", "prefect", "transformers"}} & set(sys.m
     )  # fmt: skip
     assert ran.stdout.splitlines()[-1] == "LOADED []"
     assert "from stored features" in ran.stdout
-    assert "undecided: open" in ran.stdout
+    assert "undecided: courage" in ran.stdout
     assert "assay recompute" in ran.stdout
 
 
