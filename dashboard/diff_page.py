@@ -73,7 +73,7 @@ def _metrics(metrics: Sequence[MetricDrift]) -> Html:
         for by, s in (("documents", m.documents), ("tokens", m.tokens))
     ]  # fmt: skip
     exact = ("Metric", "by", "PSI", "chance, expected", "chance, 95 %", "q", "Jensen–Shannon, bits")
-    key = legend(("extra", "beyond chance"), ("fill", "within chance"), ("faint", "reach of chance"))
+    key = legend(("extra", "beyond chance"), ("fill", "within chance"))
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="bars steps")
     return join(key, table, numbers_table(exact, rows))
 
@@ -136,16 +136,18 @@ def _layer(layer: LayerDrift) -> Html:
 
 def _feature(change: FeatureChange) -> list[Html]:
     tokens = join(*(join(data(token, 24), " ") for token in change.tokens[:5]))
-    cells: list[Child] = [
+    figures = [
         *(numbers.percent(share, 1) for share in change.share),
         points(change.difference),
         f"{points(change.low)} to {points(change.high)}",
         "" if change.certain else "?",
-        tokens,
-        join(*(join(data(name), " ") for name in change.read_by)),
-        data(change.example, 40),
     ]
-    return [tag("th", str(change.feature), scope="row"), *(tag("td", cell) for cell in cells)]
+    read_by = join(*(join(data(name), " ") for name in change.read_by))
+    return [
+        tag("th", str(change.feature), scope="row"),
+        *(tag("td", figure, style="white-space:nowrap") for figure in figures),
+        *(tag("td", cell) for cell in (tokens, read_by, data(change.example, 120))),
+    ]
 
 
 def _footer(report: DriftReport) -> Html:

@@ -106,7 +106,7 @@ class FeatureShares:
         sizes = np.array(self._shards, float)
         between = self._squares - 2 * share * self._products + share**2 * float((sizes**2).sum())
         between = np.maximum(between, 0) / n**2 * m / (m - 1) * (1 - m / shards_in_all)
-        return np.where(own > 0, n * own / np.maximum(own, between), n)
+        return np.divide(n * own, np.maximum(own, between), out=size, where=own > 0)
 
 
 def sampled_shards(entries: Sequence[ShardEntry], documents: int) -> list[ShardEntry]:
@@ -135,11 +135,12 @@ def count_features(
         columns = [f"l{layer}_{name}" for layer in layers for name in ("ids", "max", "floor")]
         groups = list(iter_parquet(data, ["doc_id", *columns]))
         for layer, shares in counts.items():
-            shares.add(_batches(groups, layer, mask))
+            shares.add(layer_batches(groups, layer, mask))
     return counts
 
 
-def _batches(groups: Sequence[pa.Table], layer: int, mask: NDArray[np.bool_] | None) -> Iterator[Batch]:
+def layer_batches(groups: Sequence[pa.Table], layer: int, mask: NDArray[np.bool_] | None) -> Iterator[Batch]:
+    """One layer of a shard's row groups; a mask over the shard's documents chooses some of them."""
     at = 0
     for group in groups:
         chosen = group if mask is None else group.filter(pa.array(mask[at : at + group.num_rows]))
