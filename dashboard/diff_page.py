@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from assay.dashboard import numbers
 from assay.dashboard.charts import amount, numbers_table, stacked_bar
-from assay.dashboard.diff_text import gate_lines, points, verdict_of
+from assay.dashboard.diff_text import gate_lines, metric_name, points, verdict_of
 from assay.dashboard.markup import Child, Html, data, join, tag
 from assay.dashboard.sections import label
 from assay.dashboard.shell import facts, key_figures, legend, page, section
-from assay.schemas.drift import Change, DriftReport, FeatureChange, LayerDrift, MetricDrift, Side, Stability
+from assay.schemas.drift import DriftReport, DriftSide, FeatureChange, LayerDrift, MetricDrift, Stability, ValueChange
 
 
 def drift_html(report: DriftReport) -> str:
@@ -28,7 +28,7 @@ _HOW = (
 
 def _header(report: DriftReport) -> Html:
     drifted = [metric for metric in report.metrics if metric.verdict == "drift"]
-    worst: Child = data(_name(drifted[0]), 24) if drifted else "nothing beyond chance"
+    worst: Child = data(metric_name(drifted[0].kind, drifted[0].metric), 24) if drifted else "nothing beyond chance"
     figures: list[tuple[str, Child, Child]] = [
         ("documents in A", amount(report.a.documents), f"{numbers.count(report.a.tokens)} tokens"),
         ("documents in B", amount(report.b.documents), f"{numbers.count(report.b.tokens)} tokens"),
@@ -46,12 +46,8 @@ def _header(report: DriftReport) -> Html:
     )
 
 
-def _side(side: Side) -> Html:
+def _side(side: DriftSide) -> Html:
     return join(data(side.uri, 120), f" ({side.kind} ", data(side.name, 60), ")")
-
-
-def _name(metric: MetricDrift) -> str:
-    return "length" if metric.kind == "length" else metric.metric
 
 
 def _metrics(metrics: Sequence[MetricDrift]) -> Html:
@@ -60,14 +56,16 @@ def _metrics(metrics: Sequence[MetricDrift]) -> Html:
     body = [
         tag(
             "tr",
-            tag("th", data(_name(metric)), tag("small", " ", verdict_of(metric)), scope="row"),
+            tag(
+                "th", data(metric_name(metric.kind, metric.metric)), tag("small", " ", verdict_of(metric)), scope="row"
+            ),
             *_stability(metric.documents, scale),
             *_stability(metric.tokens, scale),
         )
         for metric in metrics
     ]
     rows: list[tuple[Child, ...]] = [
-        (data(_name(m)), by, *(f"{x:.4f}" for x in (s.psi, s.noise, s.noise_95)), f"{s.q:.2g}",
+        (data(metric_name(m.kind, m.metric)), by, *(f"{x:.4f}" for x in (s.psi, s.noise, s.noise_95)), f"{s.q:.2g}",
          f"{m.jensen_shannon:.4f}")
         for m in metrics
         for by, s in (("documents", m.documents), ("tokens", m.tokens))
@@ -103,10 +101,10 @@ def _metric(metric: MetricDrift) -> Html:
         (label(c.value), *(numbers.exact(n) for n in (*c.docs, *c.tokens))) for c in metric.changes
     ]
     counts = numbers_table(("Value", "documents in A", "in B", "tokens in A", "in B"), exact)
-    return section(_name(metric), text, join(tag("div", table, class_="scroll"), counts))
+    return section(metric_name(metric.kind, metric.metric), text, join(tag("div", table, class_="scroll"), counts))
 
 
-def _change(change: Change, n_a: int, n_b: int, scale: float) -> Html:
+def _change(change: ValueChange, n_a: int, n_b: int, scale: float) -> Html:
     clear = change.low > 0 or change.high < 0
     cells: list[Html] = []
     for n, whole, style in ((change.docs[0], n_a, "tone"), (change.docs[1], n_b, "extra" if clear else "tone")):
@@ -163,5 +161,5 @@ def _footer(report: DriftReport) -> Html:
     return tag("footer", facts(entries), *notes)
 
 
-def _made(side: Side) -> list[tuple[str, str]]:
+def _made(side: DriftSide) -> list[tuple[str, str]]:
     return [("corpus", side.corpus), ("encoder", side.encoder), ("tag set", side.tagset)]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from assay.flows.report import read_taggers
 from assay.flows.tag import load_manifest
 from assay.schemas.curation import CurationManifest
-from assay.schemas.drift import DriftReport, FeatureDrift, Side
+from assay.schemas.drift import DriftReport, DriftSide, FeatureDrift
 from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Rule
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity
@@ -32,7 +32,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "me
 class Subject(NamedTuple):
     """One side of the comparison, with all that is needed to read it."""
 
-    side: Side
+    side: DriftSide
     statistics: pa.Table
     sources: tuple[tuple[ObjectStore, TagManifest], ...]
     """the tagging runs behind it; one for a run"""
@@ -57,15 +57,18 @@ class Subject(NamedTuple):
         return json.loads(store.read(f"{features_prefix(manifest.features)}/identity.json"))
 
 
-def open_subject(uri: str, run: str | None = None) -> Subject:
-    """The run of a store or the curated dataset at `uri`; AssayError if it's neither, unfinished or empty."""
+def open_subject(uri: str, run: str | None = None, *, empty: bool = False) -> Subject:
+    """The run of a store or the curated dataset at `uri`; AssayError if it's neither or unfinished.
+
+    One without any document is an AssayError too, unless `empty` allows it.
+    """
     store = ObjectStore(uri)
     if store.exists("manifest.json"):
         subject = _dataset(uri, store, CurationManifest.model_validate_json(store.read("manifest.json")))
     else:
         manifest = load_manifest(store, run)
         subject = Subject(
-            Side(
+            DriftSide(
                 uri=uri,
                 kind="run",
                 name=manifest.run,
@@ -80,7 +83,7 @@ def open_subject(uri: str, run: str | None = None) -> Subject:
             (),
             tuple(read_taggers(store, manifest.tagset)),
         )
-    if not subject.side.documents:
+    if not subject.side.documents and not empty:
         raise AssayError("there is no document in it to compare", where=uri, hint="assay status shows what was read")
     return subject
 
@@ -89,7 +92,7 @@ def _dataset(uri: str, store: ObjectStore, manifest: CurationManifest) -> Subjec
     stores = [ObjectStore(source.store) for source in manifest.recipe.sources]
     sources = tuple((s, load_manifest(s, lineage.run)) for s, lineage in zip(stores, manifest.sources, strict=True))
     first = sources[0][1]
-    side = Side(
+    side = DriftSide(
         uri=uri,
         kind="dataset",
         name=manifest.recipe.name,
@@ -178,10 +181,7 @@ def _nested(a: Subject, b: Subject) -> Iterator[str]:
 
 
 def _features(a: Subject, b: Subject, documents: int) -> FeatureDrift:
-    encoder, identity = a.encoder, a.features
-    watched: dict[int, set[int]] = {}
-    for layer, feature in identity.watched:
-        watched.setdefault(layer, set()).add(feature)
+    encoder = a.encoder
     counts, shards, in_all = [], [], []
     for subject in (a, b):
         chosen, available = _sample(subject, documents)
@@ -197,8 +197,8 @@ def _features(a: Subject, b: Subject, documents: int) -> FeatureDrift:
             counts[0],
             counts[1],
             shards_in_all=(in_all[0], in_all[1]),
-            watched=watched,
-            readers=_readers(a.taggers),
+            watched=watched_of(a),
+            readers=tagger_notes(a.taggers),
             top=TOP_FEATURES,
         )
         if all(held)
@@ -223,7 +223,16 @@ def _masked(
         yield store, entry, mask
 
 
-def _readers(taggers: Sequence[Tagger]) -> dict[tuple[int, int], Readers]:
+def watched_of(subject: Subject) -> dict[int, set[int]]:
+    """Layer -> features that every document stores if they fired at all."""
+    watched: dict[int, set[int]] = {}
+    for layer, feature in subject.features.watched:
+        watched.setdefault(layer, set()).add(feature)
+    return watched
+
+
+def tagger_notes(taggers: Sequence[Tagger]) -> dict[tuple[int, int], Readers]:
+    """(layer, feature) -> the taggers that use it, and on which tokens they say that it fires."""
     found: dict[tuple[int, int], Readers] = {}
     for tagger in taggers:
         for weight in tagger.features:

@@ -10,7 +10,7 @@ SIGNIFICANT = 0.05
 Verdict = Literal["drift", "noise", "same"]
 
 
-class Side(Model):
+class DriftSide(Model):
     """One of the two corpora that are compared."""
 
     uri: str = Field(description="the store's or the dataset's path, as given")
@@ -41,7 +41,7 @@ class Stability(Model):
         return "noise" if self.psi > 0 else "same"
 
 
-class Change(Model):
+class ValueChange(Model):
     """One value of a metric on both sides, A first."""
 
     value: str = Field(description="a label, a band of scores or of lengths; empty: undecided")
@@ -62,7 +62,9 @@ class MetricDrift(Model):
     tokens: Stability = Field(description="every document counts by its tokens")
     jensen_shannon: float = Field(ge=0, description="bits, 0 to 1, over all bins by documents")
     median: tuple[float | None, float | None] = Field(description="of a score or length; known to one bin")
-    changes: tuple[Change, ...] = Field(description="largest difference first; their documents add up to each side's")
+    changes: tuple[ValueChange, ...] = Field(
+        description="largest difference first; their documents add up to each side's"
+    )
 
     @property
     def worst(self) -> float:
@@ -109,7 +111,7 @@ class FeatureChange(Model):
         return b > a + self.below_floor[0] if b > a else a > b + self.below_floor[1]
 
 
-class Overlap(Model):
+class FeatureOverlap(Model):
     """The sets of features that any document stores: |A and B| / |A| and so on (Qwen-Scope, eq. 10 and 11)."""
 
     features: tuple[int, int] = Field(description="in A, in B")
@@ -132,7 +134,7 @@ class LayerDrift(Model):
     changes: tuple[FeatureChange, ...] = Field(
         description="the 10 that rose and the 10 that fell most, beyond chance only; largest difference first"
     )
-    overlap: Overlap
+    overlap: FeatureOverlap
 
 
 class FeatureDrift(Model):
@@ -153,8 +155,8 @@ class DriftReport(Model):
     """Everything that sets B apart from A, the largest drift first."""
 
     format: Literal["assay.drift/1"] = "assay.drift/1"
-    a: Side
-    b: Side
+    a: DriftSide
+    b: DriftSide
     max_drift: float | None = Field(None, ge=0, description="the gate, where one was given")
     metrics: tuple[MetricDrift, ...]
     features: FeatureDrift | None = None

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.schemas.chance import benjamini_hochberg, equal_shares_p, share_difference
-from assay.schemas.drift import SIGNIFICANT, FeatureChange, LayerDrift, Overlap
+from assay.schemas.drift import SIGNIFICANT, FeatureChange, FeatureOverlap, LayerDrift
 from assay.schemas.store import ShardEntry
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
@@ -181,7 +181,7 @@ def layer_drift(
     )
 
 
-def overlap(a: FeatureShares, b: FeatureShares) -> Overlap:
+def overlap(a: FeatureShares, b: FeatureShares) -> FeatureOverlap:
     """How far the sets of stored features coincide, beside what mixing both corpora's documents would give.
 
     Larger corpora fire more features, whatever they hold. So every document of both is thought dealt out at random
@@ -197,7 +197,7 @@ def overlap(a: FeatureShares, b: FeatureShares) -> Overlap:
     chance = float((1 - without_a - without_b).clip(min=0).sum())
     shared = int((in_a & in_b).sum())
     sizes = int(in_a.sum()), int(in_b.sum())
-    return Overlap(
+    return FeatureOverlap(
         features=sizes,
         shared=shared,
         a_in_b=_ratio(shared, sizes[0]),

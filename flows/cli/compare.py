@@ -1,4 +1,4 @@
-"""Commands that compare: diff sets two corpora side by side."""
+"""Commands that compare: diff sets two corpora side by side, audit-recipe what a recipe kept and dropped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -50,3 +50,33 @@ def diff(
     if gate := gate_lines(report):
         message("\n".join(gate))
     return FINDINGS if report.exceeded else OK
+
+
+@app.command(group=LOOK)
+def audit_recipe(
+    dataset: Annotated[str, Parameter(help="folder or URI of a curated dataset")],
+    *,
+    max_lift: Annotated[
+        float | None,
+        Parameter(
+            help="exit with 1 where a group surely loses more than this many times its share", validator=_NOT_NEGATIVE
+        ),
+    ] = None,
+    features: Annotated[
+        int, Parameter(help="documents whose SAE features are compared; 0: none", validator=_NOT_NEGATIVE)
+    ] = 100_000,
+    json: AsJson = False,
+) -> int:
+    """Show of which domains, languages, lengths, scores and sources a recipe dropped more than its share, and why."""
+    from assay.dashboard.loss_text import beyond, lift_gate_lines, loss_renderable
+    from assay.flows.recipe_audit import audit_recipe as audit
+
+    report = audit(dataset, feature_documents=features)
+    if json:
+        print_lines([report.model_dump_json(indent=1)])
+    else:
+        stdout().print(loss_renderable(report))
+    if max_lift is None:
+        return OK
+    message("\n".join(lift_gate_lines(report, max_lift)))
+    return FINDINGS if beyond(report, max_lift) else OK

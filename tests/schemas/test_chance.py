@@ -6,9 +6,11 @@ from scipy import stats
 
 from assay.schemas.chance import (
     benjamini_hochberg,
+    binomial_p,
     chi_square_quantile,
     chi_square_tail,
     equal_shares_p,
+    lift_interval,
     share_difference,
     wilson,
 )
@@ -50,3 +52,27 @@ def test_adjusted_p_values_are_those_of_scipy() -> None:
     p = np.random.default_rng(2).random(50) ** 3
     assert benjamini_hochberg(p) == pytest.approx(stats.false_discovery_control(p))
     assert benjamini_hochberg([]).size == 0
+
+
+@pytest.mark.parametrize(("x", "n", "share"), [(0, 8, 0.1), (1, 1, 0.128), (5, 5, 0.128), (40, 900, 0.03), (3, 4, 0.9)])
+def test_exact_p_values_are_scipys_smaller_tail_doubled(x: int, n: int, share: float) -> None:
+    tails = stats.binom.cdf(x, n, share), stats.binom.sf(x - 1, n, share)
+    assert binomial_p(x, n, share) == pytest.approx(min(2 * min(tails), 1))
+
+
+@pytest.mark.parametrize(("n", "share"), [(40, 0.5), (400, 0.05), (3000, 0.15), (20, 0.1)])
+def test_the_interval_of_a_lift_holds_the_truth_95_times_in_100(n: int, share: float) -> None:
+    draw, everything, other = np.random.default_rng(3), 4000, 0.1
+    truth = share / (n / everything * share + (1 - n / everything) * other)
+    x, rest = draw.binomial(n, share, 3000), draw.binomial(everything - n, other, 3000)
+    bounds = np.array([lift_interval([a], [n], int(a + b), everything) for a, b in zip(x, rest, strict=True)])[..., 0]
+    assert 0.93 < ((bounds[:, 0] <= truth) & (truth <= bounds[:, 1])).mean() < 0.985
+
+
+def test_a_lift_has_an_interval_at_every_edge() -> None:
+    low, high = lift_interval([0, 5, 50, 0, 5], [5, 5, 100, 100, 95], 50, 100)
+    assert (low >= 0).all() and (low <= high).all()
+    assert (low[2], high[2]) == (1, 1)  # the whole
+    assert low[0] == 0 < high[0] < 1 < low[1]
+    low, high = lift_interval([5], [5], 5, 100)  # nothing else counts
+    assert low[0] > 5 and high[0] == pytest.approx(20)
