@@ -8,6 +8,7 @@ from rich.text import Text
 
 from assay.dashboard import numbers
 from assay.dashboard.markup import visible
+from assay.dashboard.text import table
 from assay.schemas.drift import DriftReport, DriftSide, FeatureChange, LayerDrift, MetricDrift, Stability, ValueChange
 
 SHOWN_CHANGES = 6
@@ -79,7 +80,7 @@ def _parts(report: DriftReport) -> Iterable[RenderableType]:
     yield Text(side_line("B", report.b))
     yield Text("")
     head = ("metric", "PSI by documents", "chance, 95 %", "PSI by tokens", "chance, 95 %", "bins", "verdict")
-    yield plain_table(head, [_metric_row(m) for m in report.metrics], left=(0, 6))
+    yield table(head, [_metric_row(m) for m in report.metrics], left=(0, 6))
     for metric in report.metrics:
         if metric.verdict == "drift":
             yield from _changes(metric)
@@ -117,7 +118,7 @@ def _changes(metric: MetricDrift) -> Iterable[RenderableType]:
     n_a, n_b = (sum(change.docs[side] for change in metric.changes) for side in (0, 1))
     clear = [change for change in metric.changes if change.low > 0 or change.high < 0]
     rows = [_change_row(change, n_a, n_b) for change in clear[:SHOWN_CHANGES]]
-    yield plain_table(("", "A", "B", "difference", "95 % interval, in points"), rows, left=(0,))
+    yield table(("", "A", "B", "difference", "95 % interval, in points"), rows, left=(0,))
     if rest := len(metric.changes) - len(rows):
         noisy = len(metric.changes) - len(clear)
         yield Text(f"  {numbers.plural(rest, 'more value')}, {noisy} of them within chance", style="dim")
@@ -151,7 +152,7 @@ def _layer(layer: LayerDrift) -> Iterable[RenderableType]:
 def feature_table(changes: Sequence[FeatureChange]) -> Table:
     """Features with their shares on both sides."""
     head = ("", "A", "B", "difference", "95 % interval, in points", "", "fires on", "most in")
-    return plain_table(head, [_feature_row(change) for change in changes], left=(0, 5, 6, 7))
+    return table(head, [_feature_row(change) for change in changes], left=(0, 5, 6, 7), fold=(0, 7))
 
 
 def _feature_row(change: FeatureChange) -> Sequence[str]:
@@ -168,13 +169,3 @@ def _feature_row(change: FeatureChange) -> Sequence[str]:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:,.0f}"
-
-
-def plain_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> Table:
-    """Cells as plain text, so that none is markup; the columns in `left` are aligned so, the others right."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if index in left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -6,8 +6,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from assay.dashboard import numbers
-from assay.dashboard.diff_text import feature_table, metric_name, plain_table
+from assay.dashboard.diff_text import feature_table, metric_name
 from assay.dashboard.markup import visible
+from assay.dashboard.text import table
 from assay.schemas.loss import GroupLoss, LossReport, NearDocument, RuleThreshold
 
 SHOWN_GROUPS = 16
@@ -71,7 +72,7 @@ def _groups(title: str, groups: Sequence[GroupLoss], report: LossReport) -> Iter
     yield Text(f"\n{title}{'' if groups else ': nothing'}", style="bold")
     if groups:
         head = ("", "documents", "dropped", "", "lift", "95 %", "mostly by")
-        yield plain_table(head, [_group_row(group, report) for group in groups[:SHOWN_GROUPS]], left=(0, 6))
+        yield table(head, [_group_row(group, report) for group in groups[:SHOWN_GROUPS]], left=(0, 6))
     if len(groups) > SHOWN_GROUPS:
         yield Text(f"  and {len(groups) - SHOWN_GROUPS} more", style="dim")
 
@@ -107,7 +108,7 @@ def _features(report: LossReport) -> Iterable[RenderableType]:
 def _threshold(threshold: RuleThreshold) -> Iterable[RenderableType]:
     yield Text(f"\nnear {visible(threshold.rule)}: {visible(threshold.column)} at {threshold.value:g}", style="bold")
     rows = [*(_near(near) for near in reversed(threshold.below)), *(_near(near) for near in threshold.above)]
-    yield plain_table(("  value", "verdict", "document", "begins"), rows, left=(0, 1, 2, 3))
+    yield table(("  value", "verdict", "document", "begins"), rows, left=(0, 1, 2, 3), fold=(0, 2))
 
 
 def _near(near: NearDocument) -> Sequence[str]:

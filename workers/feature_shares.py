@@ -5,7 +5,7 @@ the top_m or watched, and for "fired" it is a lower bound, with the documents in
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,32 +57,38 @@ class FeatureShares:
         self._shards: list[int] = []
         self._squares = np.zeros(d_sae)
         self._products = np.zeros(d_sae)
+        self._in_shard = np.zeros(d_sae, np.int64)
+        self._documents_in_shard = 0
 
-    def add(self, batches: Iterable[Batch]) -> None:
-        """Takes one shard, whole."""
-        stored, documents = np.zeros(len(self.stored), np.int64), 0
-        for batch in batches:
-            cut = batch.floor > 0
-            stored += np.bincount(batch.ids, minlength=len(stored))
-            self._stored_of_cut += np.bincount(batch.ids[cut[batch.document]], minlength=len(stored))
-            self._cut += int(cut.sum())
-            documents += len(batch.floor)
-            self._find_examples(batch)
-        self.documents += documents
-        self.stored += stored
-        self._squares += stored.astype(float) ** 2
-        self._products += stored * float(documents)
-        self._shards.append(documents)
+    def add(self, batch: Batch) -> None:
+        """Takes some documents of the shard that is read; `end_shard` follows its last ones."""
+        cut = batch.floor > 0
+        self._in_shard += np.bincount(batch.ids, minlength=len(self.stored))
+        self._stored_of_cut += np.bincount(batch.ids[cut[batch.document]], minlength=len(self.stored))
+        self._cut += int(cut.sum())
+        self._documents_in_shard += len(batch.floor)
+        self._find_examples(batch)
+
+    def end_shard(self) -> None:
+        """Closes a shard: shards are what a sample is drawn from."""
+        self.documents += self._documents_in_shard
+        self.stored += self._in_shard
+        self._squares += self._in_shard.astype(float) ** 2
+        self._products += self._in_shard * float(self._documents_in_shard)
+        self._shards.append(self._documents_in_shard)
+        self._in_shard = np.zeros(len(self.stored), np.int64)
+        self._documents_in_shard = 0
 
     def _find_examples(self, batch: Batch) -> None:
-        order = np.lexsort((-batch.document, batch.max))
-        entry = np.full(len(self.stored), -1)
-        entry[batch.ids[order]] = order  # of equal ids the last one stays: the largest
-        there = np.flatnonzero(entry >= 0)
-        better = there[batch.max[entry[there]] > self._largest[there]]
-        self._largest[better] = batch.max[entry[better]]
-        if len(better):
-            self.example[better] = batch.doc_id.take(pa.array(batch.document[entry[better]])).to_pylist()
+        largest = self._largest.copy()
+        np.maximum.at(largest, batch.ids, batch.max)
+        higher = largest > self._largest
+        entries = np.flatnonzero(higher[batch.ids] & (batch.max == largest[batch.ids]))
+        features, first = np.unique(batch.ids[entries], return_index=True)
+        if len(features):
+            documents = pa.array(batch.document[entries[first]])
+            self.example[features] = batch.doc_id.take(documents).to_pylist()
+        self._largest = largest
 
     def unknown(self, watched: Collection[int] = ()) -> Ints:
         """Documents in which each feature is not stored and may have fired; none for watched features."""
@@ -130,30 +136,32 @@ def count_features(
 ) -> dict[int, FeatureShares]:
     """Each layer's counts over shards, one after the other; a mask chooses documents of a shard, None takes all."""
     counts = {layer: FeatureShares(d_sae) for layer in layers}
+    columns = [f"l{layer}_{name}" for layer in layers for name in ("ids", "max", "floor")]
     for store, entry, mask in shards:
-        data = pa.BufferReader(store.read_verified(entry.objects["features"]))
-        columns = [f"l{layer}_{name}" for layer in layers for name in ("ids", "max", "floor")]
-        groups = list(iter_parquet(data, ["doc_id", *columns]))
-        for layer, shares in counts.items():
-            shares.add(layer_batches(groups, layer, mask))
+        at = 0
+        for group in iter_parquet(
+            pa.BufferReader(store.read_verified(entry.objects["features"])), ["doc_id", *columns]
+        ):
+            chosen = group if mask is None else group.filter(pa.array(mask[at : at + group.num_rows]))
+            at += group.num_rows
+            for layer, shares in counts.items():
+                shares.add(layer_batch(chosen, layer))
+        for shares in counts.values():
+            shares.end_shard()
     return counts
 
 
-def layer_batches(groups: Sequence[pa.Table], layer: int, mask: NDArray[np.bool_] | None) -> Iterator[Batch]:
-    """One layer of a shard's row groups; a mask over the shard's documents chooses some of them."""
-    at = 0
-    for group in groups:
-        chosen = group if mask is None else group.filter(pa.array(mask[at : at + group.num_rows]))
-        at += group.num_rows
-        ids = chosen[f"l{layer}_ids"].combine_chunks()
-        lengths = ids.value_lengths().to_numpy(zero_copy_only=False)
-        yield Batch(
-            document=np.repeat(np.arange(chosen.num_rows), lengths),
-            ids=ids.flatten().to_numpy(zero_copy_only=False),
-            max=chosen[f"l{layer}_max"].combine_chunks().flatten().to_numpy(zero_copy_only=False),
-            floor=chosen[f"l{layer}_floor"].to_numpy(),
-            doc_id=chosen["doc_id"],
-        )
+def layer_batch(table: pa.Table, layer: int) -> Batch:
+    """One layer of some documents' features."""
+    ids = table[f"l{layer}_ids"].combine_chunks()
+    lengths = ids.value_lengths().to_numpy(zero_copy_only=False)
+    return Batch(
+        document=np.repeat(np.arange(table.num_rows), lengths),
+        ids=ids.flatten().to_numpy(zero_copy_only=False),
+        max=table[f"l{layer}_max"].combine_chunks().flatten().to_numpy(zero_copy_only=False),
+        floor=table[f"l{layer}_floor"].to_numpy(),
+        doc_id=table["doc_id"],
+    )
 
 
 def layer_drift(

@@ -10,11 +10,10 @@ import pytest
 from assay.schemas.drift import LayerDrift
 from assay.schemas.store import ShardEntry, StoredObject
 from assay.workers.feature_shares import (
-    Batch,
     FeatureShares,
     Readers,
     count_features,
-    layer_batches,
+    layer_batch,
     layer_drift,
     overlap,
     sampled_shards,
@@ -53,13 +52,13 @@ def simulated(seed: int, documents: int, rates: np.ndarray, shards: int = 1) -> 
     for _ in range(shards):
         document, ids = np.nonzero(draw.random((documents // shards, D_SAE)) < rates)
         docs = [Doc({(2, int(f)): (1.0, 1.0, 1) for f in ids[document == d]}) for d in range(documents // shards)]
-        one = count_batches(docs)
-        shares.add(one)
+        add_shard(shares, docs)
     return {2: shares}
 
 
-def count_batches(docs: Sequence[Doc]) -> list[Batch]:
-    return list(layer_batches([table(docs)], 2, None))
+def add_shard(shares: FeatureShares, docs: Sequence[Doc]) -> None:
+    shares.add(layer_batch(table(docs), 2))
+    shares.end_shard()
 
 
 def compared(a: dict[int, FeatureShares], b: dict[int, FeatureShares], **more: object) -> LayerDrift:
@@ -119,7 +118,7 @@ def test_a_difference_that_the_floor_could_undo_is_said_to_be_uncertain() -> Non
     def side(stored: int, floor: float) -> dict[int, FeatureShares]:
         shares = FeatureShares(D_SAE)
         docs = [Doc({(2, 1): (1.0, 1.0, 1)} if n < stored else {}, {2: floor}) for n in range(200)]
-        shares.add(count_batches(docs))
+        add_shard(shares, docs)
         return {2: shares}
 
     (cut,) = compared(side(20, 0.5), side(120, 0.5)).changes
@@ -136,7 +135,7 @@ def test_where_shards_differ_a_sample_of_them_is_worth_fewer_documents() -> None
         shares = FeatureShares(D_SAE)
         for shard in range(10):
             stored = (lambda n: n % 2 == 0) if alike else (lambda n, shard=shard: shard % 2 == 0)
-            shares.add(count_batches([Doc({(2, 1): (1.0, 1.0, 1)} if stored(n) else {}) for n in range(40)]))
+            add_shard(shares, [Doc({(2, 1): (1.0, 1.0, 1)} if stored(n) else {}) for n in range(40)])
         return shares
 
     assert sample(alike=True).sample_size(100)[1] == 400
