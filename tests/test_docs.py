@@ -97,7 +97,7 @@ MODEL_SECTIONS = {h.strip("`"): text for h, text in FORMAT_SECTIONS.items() if r
 
 def exchanged_models() -> dict[str, type[Model]]:
     found = {}
-    for part in ("corpus", "curation", "recipe", "scope", "statistics", "store", "tagger"):
+    for part in ("corpus", "curation", "drift", "loss", "recipe", "scope", "statistics", "store", "tagger"):
         module = import_module(f"assay.schemas.{part}")
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, Model) and value.__module__ == module.__name__ and name not in NOT_WRITTEN:

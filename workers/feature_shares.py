@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from assay.schemas.chance import benjamini_hochberg, equal_shares_p, share_difference
 from assay.schemas.drift import SIGNIFICANT, FeatureChange, FeatureOverlap, LayerDrift
 from assay.schemas.store import ShardEntry
+from assay.workers.curate_job import TaggedShard
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
 
@@ -115,34 +116,38 @@ class FeatureShares:
         return np.divide(n * own, np.maximum(own, between), out=size, where=own > 0)
 
 
-def sampled_shards(entries: Sequence[ShardEntry], documents: int) -> list[ShardEntry]:
+def sampled_shards(units: Iterable[TaggedShard], documents: int) -> list[TaggedShard]:
     """The shards with the smallest hashes of id that hold `documents` together; all, where there are no more.
 
     The same corpus gives the same shards, a larger sample holds a smaller one, and at least two are taken.
     """
-    readable = [entry for entry in entries if not entry.unreadable and entry.rows_kept]
-    chosen: list[ShardEntry] = []
+    readable = [unit for unit in units if not unit.entry.unreadable and unit.entry.rows_kept]
+    chosen: list[TaggedShard] = []
     held = 0
-    for entry in sorted(readable, key=lambda e: hashlib.sha256(e.shard.encode()).digest()):
+    for unit in sorted(readable, key=lambda u: (hashlib.sha256(u.entry.shard.encode()).digest(), u.source)):
         if held >= documents and len(chosen) > 1:
             break
-        chosen.append(entry)
-        held += entry.rows_kept
+        chosen.append(unit)
+        held += unit.entry.rows_kept
     return chosen
 
 
 def count_features(
-    shards: Iterable[tuple[ObjectStore, ShardEntry, NDArray[np.bool_] | None]], layers: Sequence[int], d_sae: int
+    shards: Iterable[tuple[ObjectStore, ShardEntry, NDArray[np.int32] | None]], layers: Sequence[int], d_sae: int
 ) -> dict[int, FeatureShares]:
-    """Each layer's counts over shards, one after the other; a mask chooses documents of a shard, None takes all."""
+    """Each layer's counts over shards, one after the other.
+
+    With each shard comes how often each of its documents counts; None: once each.
+    """
     counts = {layer: FeatureShares(d_sae) for layer in layers}
     columns = [f"l{layer}_{name}" for layer in layers for name in ("ids", "max", "floor")]
-    for store, entry, mask in shards:
+    for store, entry, copies in shards:
         at = 0
-        for group in iter_parquet(
-            pa.BufferReader(store.read_verified(entry.objects["features"])), ["doc_id", *columns]
-        ):
-            chosen = group if mask is None else group.filter(pa.array(mask[at : at + group.num_rows]))
+        data = pa.BufferReader(store.read_verified(entry.objects["features"]))
+        for group in iter_parquet(data, ["doc_id", *columns]):
+            chosen = group
+            if copies is not None:
+                chosen = group.take(np.repeat(np.arange(group.num_rows), copies[at : at + group.num_rows]))
             at += group.num_rows
             for layer, shares in counts.items():
                 shares.add(layer_batch(chosen, layer))

@@ -12,7 +12,6 @@ from assay.schemas.loss import GroupLoss, RuleLoss
 from assay.schemas.statistics import STATISTICS, TagColumn, merge, shard_statistics
 from assay.workers.banding import LENGTHS, Metric, metrics
 
-KEPT = -1
 _MERGE_EVERY = 64
 _SOURCE = "source"
 _EXACT = 500

@@ -1,13 +1,14 @@
 """Keeps the documents nearest to each threshold of a recipe while shards go by, in memory bounded by thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.workers.losses import KEPT
+from assay.schemas.expression import COMPARISONS, Apply, Literal, Name, Node, Threshold, walk
+from assay.workers.rules import KEPT
 
 
 class Cut(NamedTuple):
@@ -69,3 +70,14 @@ class NearestDocuments:
                     for place in nearest
                 ]
                 kept[cut] = sorted([*kept[cut], *found])[: self._most]
+
+
+def cuts_of(tree: Node, thresholds: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """The columns that an expression compares with a number, and the numbers; a tagger's threshold is one, too."""
+    for node in walk(tree):
+        if isinstance(node, Apply) and node.operator in COMPARISONS:
+            for one, other in (node.operands, node.operands[::-1]):
+                if isinstance(one, Name) and isinstance(other, Threshold):
+                    yield one.name, thresholds[other.tagger]
+                elif isinstance(one, Name) and isinstance(other, Literal) and isinstance(other.value, float):
+                    yield one.name, other.value

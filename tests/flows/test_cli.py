@@ -11,7 +11,20 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes")
+COMMANDS = (
+    "demo",
+    "tag",
+    "curate",
+    "plan",
+    "train-sae",
+    "status",
+    "explain",
+    "report",
+    "doctor",
+    "scopes",
+    "diff",
+    "audit-recipe",
+)
 LOOK = """
 import sys
 from assay.flows import cli
@@ -62,6 +75,9 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["report", "no-store"], "no Assay store here"),
             (["tag", ".", "--store", "inner"], "the store lies in the corpus"),
             (["tag", ".", "--store", "../s", "--device", "gpu"], "no such device: 'gpu'"),
+        (["diff", "no-store", "other"], "no-store: no Assay store here"),
+        (["diff", "a", "b", "--max-drift", "-1"], "-1"),
+        (["audit-recipe", "no-dataset"], "no-dataset: no curated dataset here"),
         (["explain", "no-store", "doc"], "no-store: no Assay store here"),
     ],
 )  # fmt: skip

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from assay.flows.cli import FINDINGS, OK, USAGE
-from assay.flows.curate import curate, read_recipe
+from assay.flows.curate import curate
 from assay.flows.engine import run_flow
+from assay.flows.recipes import read_recipe
 from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.store import TagManifest
@@ -155,7 +156,7 @@ def test_a_dataset_beside_its_source_adds_up_to_both_manifests(
     tagged: Tagged, ray_cluster: None, cli: Cli, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    rule = "{name: short, reason: short, drop_if: [{column: n_tokens, below: 60}]}"
+    rule = "{name: short, reason: short, drop_if: n_tokens < 60}"
     recipe.write_text(
         f"name: x\nsources:\n  - store: {tagged.store}\nrules:\n  - {rule}\noutput:\n  path: {tmp_path / 'out'}\n"
     )

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from assay.flows.cli import FINDINGS, OK, USAGE
-from assay.flows.curate import curate, read_recipe
+from assay.flows.curate import curate
 from assay.flows.engine import run_flow
+from assay.flows.recipes import read_recipe
 from assay.schemas.curation import CurationManifest
 from assay.schemas.parameters import CurateParameters
 from tests.flows.conftest import Cli, Tagged
@@ -78,6 +79,26 @@ def test_a_gate_on_lift_names_the_groups_and_the_rule(dataset: tuple[Path, Curat
     shown = cli("audit-recipe", dataset[0])
     assert shown.code == OK and not UNSEEN.search(shown.out)
     assert "vanished altogether" in shown.out and "near short: n_tokens at 60" in shown.out
+
+
+def test_stages_after_the_rules_and_repeats_are_counted_too(
+    tagged: Tagged, ray_cluster: None, cli: Cli, tmp_path: Path
+) -> None:
+    path = write_recipe(tmp_path / "recipe.yaml", tagged.store, tmp_path / "out")
+    stages = "sample: {fraction: 0.8}\nmixture: {by: domain, shares: {code: 0.5, news: 0.5}, max_repeat: 3}\n"
+    path.write_text(path.read_text("utf-8") + stages, "utf-8")
+    manifest = run_flow(curate, CurateParameters(recipe=read_recipe(path), where=str(path), workers=1)).manifest
+    report = audit(cli, tmp_path / "out")
+    by_rule = {rule["name"]: rule["dropped"] for rule in report["rules"]}
+    assert by_rule["sample"] > 0 and by_rule["mixture"] > 0
+    assert by_rule == {part.name: part.dropped.documents for part in (*manifest.rules, *manifest.stages)}
+    shop = next(g for g in report["groups"] if (g["metric"], g["value"]) == ("domain", "shop"))
+    assert shop["dropped"] == shop["documents"] and shop["cause"] == "mixture"
+    beside = json.loads(cli("diff", tagged.store, tmp_path / "out", "--json").out)
+    assert manifest.repeated.documents > 0
+    assert beside["b"]["documents"] == manifest.kept.documents + manifest.repeated.documents
+    assert beside["features"]["documents"][1] == beside["b"]["documents"]
+    assert any("more than once" in note for note in beside["notes"])
 
 
 def test_a_store_is_no_dataset_and_a_changed_store_is_said(

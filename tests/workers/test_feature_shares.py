@@ -9,6 +9,7 @@ import pytest
 
 from assay.schemas.drift import LayerDrift
 from assay.schemas.store import ShardEntry, StoredObject
+from assay.workers.curate_job import TaggedShard
 from assay.workers.feature_shares import (
     FeatureShares,
     Readers,
@@ -32,7 +33,7 @@ def entry(name: str, rows: int, data: bytes = b"") -> ShardEntry:
     return ShardEntry(shard=name, rows_in=rows, rows_kept=rows, objects={"features": key})
 
 
-def counts(folder: Path, *shards: Sequence[Doc], masks: Sequence[np.ndarray | None] = ()) -> dict[int, FeatureShares]:
+def counts(folder: Path, *shards: Sequence[Doc], copies: Sequence[np.ndarray | None] = ()) -> dict[int, FeatureShares]:
     """The counts of shards that are written to a folder, in row groups of three documents."""
     store = ObjectStore(str(folder))
     units = []
@@ -42,7 +43,7 @@ def counts(folder: Path, *shards: Sequence[Doc], masks: Sequence[np.ndarray | No
             buffer.write(table(docs[first : first + 3]))
         data = buffer.finish()
         (folder / f"s{number}.parquet").write_bytes(data)
-        units.append((store, entry(f"s{number}", len(docs), data), masks[number] if masks else None))
+        units.append((store, entry(f"s{number}", len(docs), data), copies[number] if copies else None))
     return count_features(units, LAYERS, D_SAE)
 
 
@@ -84,12 +85,12 @@ def test_stored_features_are_counted_by_document_and_the_floor_tells_what_is_not
     assert (two.example[5], two.example[9], two.example[0]) == ("d1", "d0", "")
 
 
-def test_a_mask_chooses_the_documents_of_a_shard(tmp_path: Path) -> None:
+def test_documents_count_as_often_as_they_are_copied(tmp_path: Path) -> None:
     docs = [Doc({(2, n % 4): (1.0, 1.0, 1)}) for n in range(10)]
-    mask = np.array([n in (0, 4, 9) for n in range(10)])
-    found = counts(tmp_path, docs, masks=[mask])[2]
-    assert found.documents == 3
-    assert found.stored[:4].tolist() == [2, 1, 0, 0]
+    times = np.array([{0: 1, 4: 3, 9: 1}.get(n, 0) for n in range(10)])
+    found = counts(tmp_path, docs, copies=[times])[2]
+    assert found.documents == 5
+    assert found.stored[:4].tolist() == [4, 1, 0, 0]
 
 
 def test_features_of_two_halves_are_rarely_said_to_have_moved() -> None:
@@ -145,14 +146,14 @@ def test_where_shards_differ_a_sample_of_them_is_worth_fewer_documents() -> None
 
 
 def test_the_sample_is_by_hash_and_a_larger_one_holds_a_smaller() -> None:
-    entries = [entry(f"shard-{n}", 10) for n in range(50)]
-    some, more = sampled_shards(entries, 100), sampled_shards(entries[::-1], 300)
+    units = [TaggedShard(0, n, entry(f"shard-{n}", 10)) for n in range(50)]
+    some, more = sampled_shards(units, 100), sampled_shards(units[::-1], 300)
     assert (len(some), len(more)) == (10, 30)
     assert more[:10] == some
-    assert len(sampled_shards(entries, 10**6)) == 50
-    assert len(sampled_shards(entries, 1)) == 2
-    lost = entries[0].model_copy(update={"unreadable": "cut short"})
-    assert lost not in sampled_shards([lost, *entries[1:]], 10**6)
+    assert len(sampled_shards(units, 10**6)) == 50
+    assert len(sampled_shards(units, 1)) == 2
+    lost = units[0]._replace(entry=units[0].entry.model_copy(update={"unreadable": "cut short"}))
+    assert lost not in sampled_shards([lost, *units[1:]], 10**6)
 
 
 def test_overlap_is_that_of_the_sets_and_chance_is_what_dealing_out_gives() -> None:

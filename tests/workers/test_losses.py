@@ -5,10 +5,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from assay.schemas.expression import parse_expression
 from assay.schemas.loss import GroupLoss, LossReport
 from assay.schemas.statistics import TagColumn
-from assay.workers.losses import KEPT, LossTally
-from assay.workers.near_thresholds import Cut, NearestDocuments
+from assay.workers.losses import LossTally
+from assay.workers.near_thresholds import Cut, NearestDocuments, cuts_of
+from assay.workers.rules import KEPT
 
 COLUMNS = (
     TagColumn(name="topic", axis="domain", kind="label"),
@@ -139,3 +141,19 @@ def test_documents_without_the_value_are_not_near_it() -> None:
     near = NearestDocuments([cut], most=3)
     near.add(0, 0, tags, np.full(2, KEPT, np.int32))
     assert near.below[cut] == [] and [n.doc_id for n in near.above[cut]] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "cuts"),
+    [
+        ("quality < 0.02", [("quality", 0.02)]),
+        ('toxicity > 0.08 and language == "en"', [("toxicity", 0.08)]),
+        ('0.3 >= quality or not (n_tokens < 60 or quality < threshold("quality"))',
+         [("quality", 0.3), ("n_tokens", 60), ("quality", 0.7)]),
+        ("feature(3, 17) > 2 and domain in ['code']", []),
+    ],
+)  # fmt: skip
+def test_the_cuts_of_an_expression_are_the_numbers_that_columns_are_compared_with(
+    expression: str, cuts: list[tuple[str, float]]
+) -> None:
+    assert list(cuts_of(parse_expression(expression), {"quality": 0.7})) == cuts

@@ -1,0 +1,102 @@
+"""A curation's decisions, made once more: from a dataset's manifest and the tags that it was made from."""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from assay.flows.curate import included_shards
+from assay.schemas.curation import CurationManifest
+from assay.schemas.errors import AssayError
+from assay.schemas.scope import EncoderIdentity, FeaturesIdentity
+from assay.schemas.store import TagManifest, features_prefix
+from assay.schemas.tagger import Tagger
+from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.workers.rules import Decider
+from assay.workers.runs import load_manifest, read_taggers
+from assay.workers.storage.objects import ObjectStore
+
+
+class Identity(NamedTuple):
+    """What stored features stand for."""
+
+    encoder: EncoderIdentity
+    features: FeaturesIdentity
+
+    @property
+    def watched(self) -> dict[int, set[int]]:
+        """Layer -> features that every document stores if they fired at all."""
+        found: dict[int, set[int]] = {}
+        for layer, feature in self.features.watched:
+            found.setdefault(layer, set()).add(feature)
+        return found
+
+
+class Decided(NamedTuple):
+    """What happened to the documents of a tagged shard."""
+
+    tags: pa.Table
+    verdict: NDArray[np.int32]
+    """the index in Recipe.verdicts of what drops a document, or rules.KEPT"""
+    copies: NDArray[np.int32]
+    """how often it is in the dataset"""
+
+
+class Curation:
+    """A finished dataset over its sources' stores, which must still hold the tags that it was made from."""
+
+    def __init__(self, uri: str) -> None:
+        """AssayError if there is no finished dataset at `uri`, or one of its sources can't be read."""
+        self.store = ObjectStore(uri)
+        if not self.store.exists("manifest.json"):
+            raise AssayError("no curated dataset here", where=uri, hint="`assay curate RECIPE` makes one")
+        self.uri = uri
+        self.manifest = CurationManifest.model_validate_json(self.store.read("manifest.json"))
+        self.stores = tuple(ObjectStore(source.store) for source in self.manifest.recipe.sources)
+        self.runs: tuple[TagManifest, ...] = tuple(
+            load_manifest(store, lineage.run) for store, lineage in zip(self.stores, self.manifest.sources, strict=True)
+        )
+
+    @cached_property
+    def taggers(self) -> tuple[Tagger, ...]:
+        """The taggers behind the tags."""
+        return tuple(read_taggers(self.stores[0], self.runs[0].tagset))
+
+    @cached_property
+    def units(self) -> list[TaggedShard]:
+        """The tagged shards that the recipe uses, in corpus order; unreadable ones are left out."""
+        return [u for u in included_shards(self.manifest.recipe, self.runs) if not u.entry.unreadable]
+
+    @cached_property
+    def _decider(self) -> Decider:
+        identity = read_identity(self.stores[0], self.runs[0])
+        job = CurateJob(
+            recipe=self.manifest.recipe,
+            fingerprint=self.manifest.fingerprint,
+            options=tuple(run.options for run in self.runs),
+            tag_columns=self.runs[0].taggers,
+            columns=self.manifest.columns,
+            labels={tagger.name: tagger.labels for tagger in self.taggers if tagger.kind == "label"},
+            thresholds=self.manifest.thresholds,
+            watched=frozenset((layer, feature) for layer, feature in identity.features.watched),
+            stages=self.manifest.stages,
+        )
+        return Decider(job)
+
+    def decide(self, unit: TaggedShard, columns: Iterable[str] = ()) -> Decided:
+        """The decisions on a shard, with `columns` of its tags beside those that the recipe reads."""
+        documents = self._decider.documents(unit, sorted({*self._decider.columns, *columns}))
+        verdicts = self._decider.decide(documents)
+        return Decided(documents.tags, verdicts.by, verdicts.copies)
+
+
+def read_identity(store: ObjectStore, manifest: TagManifest) -> Identity:
+    """The record of a run's features."""
+    found = json.loads(store.read(f"{features_prefix(manifest.features)}/identity.json"))
+    return Identity(
+        EncoderIdentity.model_validate(found["encoder"]), FeaturesIdentity.model_validate(found["features"])
+    )
