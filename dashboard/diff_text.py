@@ -121,7 +121,8 @@ def _changes(metric: MetricDrift) -> Iterable[RenderableType]:
     yield table(("", "A", "B", "difference", "95 % interval, in points"), rows, left=(0,))
     if rest := len(metric.changes) - len(rows):
         noisy = len(metric.changes) - len(clear)
-        yield Text(f"  {numbers.plural(rest, 'more value')}, {noisy} of them within chance", style="dim")
+        of_them = "within chance" if noisy == rest else f"{noisy} of them within chance"
+        yield Text(f"  {numbers.plural(rest, 'more value')}, {of_them}", style="dim")
     for labels, where in ((metric.appeared, "only in B"), (metric.vanished, "only in A")):
         if labels:
             yield Text(f"  {where}: {', '.join(visible(label, 40) for label in labels[:12])}", style="dim")

@@ -14,13 +14,13 @@ class DriftSide(Model):
     """One of the two corpora that are compared."""
 
     uri: str = Field(description="the store's or the dataset's path, as given")
-    kind: Literal["run", "dataset"]
+    kind: Literal["run", "dataset"] = Field(description="a tagging run, or a curated dataset")
     name: str = Field(description="the run's id, or the dataset's name")
     corpus: str = Field(description="what was tagged")
     encoder: str = Field(description="fingerprint")
     tagset: str = Field(description="fingerprint")
-    documents: int = Field(ge=0)
-    tokens: int = Field(ge=0)
+    documents: int = Field(ge=0, description="copies counted")
+    tokens: int = Field(ge=0, description="of these documents")
 
 
 class Stability(Model):
@@ -45,18 +45,18 @@ class ValueChange(Model):
     """One value of a metric on both sides, A first."""
 
     value: str = Field(description="a label, a band of scores or of lengths; empty: undecided")
-    docs: tuple[int, int]
-    tokens: tuple[int, int]
+    docs: tuple[int, int] = Field(description="documents in A and in B")
+    tokens: tuple[int, int] = Field(description="their tokens")
     difference: FiniteFloat = Field(description="share of B's documents less share of A's")
-    low: FiniteFloat = Field(description="95 % interval of the difference")
-    high: FiniteFloat
+    low: FiniteFloat = Field(description="95 % interval of the difference: its lower end")
+    high: FiniteFloat = Field(description="its upper end")
 
 
 class MetricDrift(Model):
     """One tag, or the lengths, on both sides."""
 
     metric: str = Field(description="a tagger's name, or tokens: the documents' lengths")
-    kind: Literal["label", "score", "length"]
+    kind: Literal["label", "score", "length"] = Field(description="what its values are")
     bins: int = Field(ge=1, description="bins that PSI is taken over: rare ones are joined until chance is predictable")
     documents: Stability = Field(description="every document counts once")
     tokens: Stability = Field(description="every document counts by its tokens")
@@ -91,11 +91,11 @@ class MetricDrift(Model):
 class FeatureChange(Model):
     """One SAE feature: the share of documents that store it, A first."""
 
-    feature: int
-    share: tuple[float, float]
+    feature: int = Field(description="its id in the SAE")
+    share: tuple[float, float] = Field(description="of the documents that store it")
     difference: FiniteFloat = Field(description="B less A")
-    low: FiniteFloat = Field(description="95 % interval of the difference")
-    high: FiniteFloat
+    low: FiniteFloat = Field(description="95 % interval of the difference: its lower end")
+    high: FiniteFloat = Field(description="its upper end")
     q: float = Field(ge=0, le=1, description="adjusted for all features tested at all layers")
     below_floor: tuple[float, float] = Field(
         description="share of documents that don't store it but had features cut: there it may have fired unseen"
@@ -115,9 +115,9 @@ class FeatureOverlap(Model):
     """The sets of features that any document stores: |A and B| / |A| and so on (Qwen-Scope, eq. 10 and 11)."""
 
     features: tuple[int, int] = Field(description="in A, in B")
-    shared: int
+    shared: int = Field(description="in both")
     a_in_b: float = Field(ge=0, le=1, description="share of A's features that B has")
-    b_in_a: float = Field(ge=0, le=1)
+    b_in_a: float = Field(ge=0, le=1, description="share of B's features that A has")
     smaller: float = Field(ge=0, le=1, description="shared over the smaller set (eq. 11)")
     by_chance: tuple[float, float, float] = Field(
         description="the three figures expected if all documents were mixed and dealt out in these sizes"
@@ -127,14 +127,14 @@ class FeatureOverlap(Model):
 class LayerDrift(Model):
     """The features of one layer."""
 
-    layer: int
+    layer: int = Field(description="0-based decoder layer")
     tested: int = Field(description="features frequent enough for a test")
     rose: int = Field(description="features with a larger share in B beyond chance")
-    fell: int
+    fell: int = Field(description="features with a smaller one")
     changes: tuple[FeatureChange, ...] = Field(
         description="the 10 that rose and the 10 that fell most, beyond chance only; largest difference first"
     )
-    overlap: FeatureOverlap
+    overlap: FeatureOverlap = Field(description="of the sets of features that occur")
 
 
 class FeatureDrift(Model):
@@ -142,8 +142,8 @@ class FeatureDrift(Model):
 
     documents: tuple[int, int] = Field(description="whose features were read")
     shards: tuple[int, int] = Field(description="whose features were read")
-    shards_in_all: tuple[int, int]
-    layers: tuple[LayerDrift, ...]
+    shards_in_all: tuple[int, int] = Field(description="that there are")
+    layers: tuple[LayerDrift, ...] = Field(description="each hooked layer")
 
     @property
     def sampled(self) -> bool:
@@ -155,12 +155,12 @@ class DriftReport(Model):
     """Everything that sets B apart from A, the largest drift first."""
 
     format: Literal["assay.drift/1"] = "assay.drift/1"
-    a: DriftSide
-    b: DriftSide
+    a: DriftSide = Field(description="what B is held against")
+    b: DriftSide = Field(description="what is looked at")
     max_drift: float | None = Field(None, ge=0, description="the gate, where one was given")
-    metrics: tuple[MetricDrift, ...]
-    features: FeatureDrift | None = None
-    notes: tuple[str, ...] = ()
+    metrics: tuple[MetricDrift, ...] = Field(description="those that drifted first, by falling PSI")
+    features: FeatureDrift | None = Field(None, description="null: not compared")
+    notes: tuple[str, ...] = Field((), description="what limits the comparison")
 
     @model_validator(mode="after")
     def _reconcile(self) -> "DriftReport":

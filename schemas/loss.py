@@ -11,7 +11,7 @@ from assay.schemas.drift import SIGNIFICANT, LayerDrift
 class RuleLoss(Model):
     """What one rule, or a stage after the rules, drops first."""
 
-    name: str
+    name: str = Field(description="a rule, or sample or mixture")
     dropped: int = Field(ge=0, description="documents of which it is the first that drops them")
 
 
@@ -19,13 +19,13 @@ class GroupLoss(Model):
     """The documents with one value of a tag, in one band of a score or length, or from one source."""
 
     metric: str = Field(description="a tagger's name, tokens (lengths) or source")
-    kind: Literal["label", "score", "length", "source"]
+    kind: Literal["label", "score", "length", "source"] = Field(description="what its values are")
     value: str = Field(description="empty: undecided")
     documents: int = Field(ge=1, description="that came to the recipe")
-    dropped: int = Field(ge=0)
+    dropped: int = Field(ge=0, description="of these")
     lift: FiniteFloat = Field(ge=0, description="share of them that is dropped over the share of all documents that is")
-    low: FiniteFloat = Field(description="95 % interval of the lift")
-    high: FiniteFloat
+    low: FiniteFloat = Field(description="95 % interval of the lift: its lower end")
+    high: FiniteFloat = Field(description="its upper end")
     q: float = Field(ge=0, le=1, description="chance of as much if it fared like all others; adjusted for all groups")
     by: tuple[RuleLoss, ...] = Field(description="what drops them; adds up to dropped")
     cause: str = Field("", description="what drops most of them beyond its share; empty: nothing does")
@@ -54,8 +54,8 @@ class GroupLoss(Model):
 class NearDocument(Model):
     """A document close to a threshold."""
 
-    doc_id: str
-    value: FiniteFloat
+    doc_id: str = Field(description="its id in the tags")
+    value: FiniteFloat = Field(description="what it has in the column")
     verdict: str = Field(description="the rule that drops it; empty: it stays")
     excerpt: str = Field("", description="the text's beginning, made inert; empty: the source can't be read")
 
@@ -63,9 +63,9 @@ class NearDocument(Model):
 class RuleThreshold(Model):
     """A number that a rule compares a column with, and the documents nearest to it."""
 
-    rule: str
-    column: str
-    value: FiniteFloat
+    rule: str = Field(description="its name")
+    column: str = Field(description="of the tags table")
+    value: FiniteFloat = Field(description="the number")
     below: tuple[NearDocument, ...] = Field(description="nearest first")
     above: tuple[NearDocument, ...] = Field(description="nearest first; one that lies on the threshold is here")
 
@@ -75,10 +75,10 @@ class LossReport(Model):
 
     format: Literal["assay.loss/1"] = "assay.loss/1"
     uri: str = Field(description="the curated dataset, as given")
-    name: str
+    name: str = Field(description="the dataset's")
     fingerprint: str = Field(description="the curation's")
     documents: int = Field(description="that came to the recipe: kept and dropped")
-    dropped: int
+    dropped: int = Field(description="of these")
     rules: tuple[RuleLoss, ...] = Field(description="in the recipe's order, stages last")
     groups: tuple[GroupLoss, ...] = Field(description="largest lift first; none where nothing was dropped")
     tests: dict[str, tuple[str, ...]] = Field(
@@ -90,8 +90,8 @@ class LossReport(Model):
     feature_documents: tuple[int, int] = Field(
         (0, 0), description="dropped and kept documents whose features were read"
     )
-    thresholds: tuple[RuleThreshold, ...] = ()
-    notes: tuple[str, ...] = ()
+    thresholds: tuple[RuleThreshold, ...] = Field((), description="every number that a rule compares a column with")
+    notes: tuple[str, ...] = Field((), description="what limits the audit")
 
     @model_validator(mode="after")
     def _reconcile(self) -> "LossReport":

@@ -47,6 +47,7 @@ def diff(
         print_lines([report.model_dump_json(indent=1)])
     elif html is None:
         stdout().print(drift_renderable(report))
+        print_lines(["", "next: assay explain STORE DOCUMENT shows where a document's features fired"])
     if gate := gate_lines(report):
         message("\n".join(gate))
     return FINDINGS if report.exceeded else OK
@@ -76,6 +77,9 @@ def audit_recipe(
         print_lines([report.model_dump_json(indent=1)])
     else:
         stdout().print(loss_renderable(report))
+        print_lines(
+            ["", "next: change the recipe, then assay plan RECIPE; assay explain STORE DOCUMENT shows why a tag"]
+        )
     if max_lift is None:
         return OK
     message("\n".join(lift_gate_lines(report, max_lift)))

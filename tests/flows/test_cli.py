@@ -12,19 +12,9 @@ from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
 COMMANDS = (
-    "demo",
-    "tag",
-    "curate",
-    "plan",
-    "train-sae",
-    "status",
-    "explain",
-    "report",
-    "doctor",
-    "scopes",
-    "diff",
+    "demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes", "diff",
     "audit-recipe",
-)
+)  # fmt: skip
 LOOK = """
 import sys
 from assay.flows import cli
