@@ -124,12 +124,16 @@ def _layer(layer: LayerDrift) -> Html:
         f"{numbers.percent(both.by_chance[1], 1)}). A question mark: features below the floor could undo the "
         "difference in firing."
     )
+    return section(f"Features of layer {layer.layer}", text, features_table(layer.changes))
+
+
+def features_table(changes: Sequence[FeatureChange]) -> Html:
+    """Features with their shares on both sides, or a word where there are none."""
     head = ("Feature", "A", "B", "points", "95 % interval", "", "fires on", "read by", "most in")
-    rows = [tag("tr", *_feature(change)) for change in layer.changes]
+    rows = [tag("tr", *_feature(change)) for change in changes]
     top = tag("tr", *(tag("th", name, scope="col") for name in head))
     table = tag("table", tag("thead", top), tag("tbody", *rows), class_="plain words")
-    content = tag("div", table, class_="scroll") if rows else tag("p", "None beyond chance.")
-    return section(f"Features of layer {layer.layer}", text, content)
+    return tag("div", table, class_="scroll") if rows else tag("p", "None beyond chance.")
 
 
 def _feature(change: FeatureChange) -> list[Html]:

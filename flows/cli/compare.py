@@ -66,16 +66,22 @@ def audit_recipe(
     features: Annotated[
         int, Parameter(help="documents whose SAE features are compared; 0: none", validator=_NOT_NEGATIVE)
     ] = 100_000,
+    html: Annotated[Path | None, Parameter(help="write one self-contained HTML file here")] = None,
     json: AsJson = False,
 ) -> int:
     """Show of which domains, languages, lengths, scores and sources a recipe dropped more than its share, and why."""
+    from assay.dashboard.loss_page import loss_html
     from assay.dashboard.loss_text import beyond, lift_gate_lines, loss_renderable
     from assay.flows.recipe_audit import audit_recipe as audit
 
     report = audit(dataset, feature_documents=features)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(loss_html(report), "utf-8")
+        message(f"wrote {html}")
     if json:
         print_lines([report.model_dump_json(indent=1)])
-    else:
+    elif html is None:
         stdout().print(loss_renderable(report))
         print_lines(
             ["", "next: change the recipe, then assay plan RECIPE; assay explain STORE DOCUMENT shows why a tag"]

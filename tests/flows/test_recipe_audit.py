@@ -78,6 +78,10 @@ def test_a_gate_on_lift_names_the_groups_and_the_rule(dataset: tuple[Path, Curat
     assert cli("audit-recipe", dataset[0], "--max-lift", 100).code == OK
     shown = cli("audit-recipe", dataset[0])
     assert shown.code == OK and not UNSEEN.search(shown.out)
+    page = dataset[0].parent / "audit.html"
+    assert cli("audit-recipe", dataset[0], "--html", page).out == ""
+    html = page.read_text("utf-8")
+    assert "<script" not in html and "default-src &#x27;none&#x27;" in html and not UNSEEN.search(html)
     assert "vanished altogether" in shown.out and "near short: n_tokens at 60" in shown.out
 
 
