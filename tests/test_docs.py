@@ -316,7 +316,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
     curate.claim_output.fn(preview)
-    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.manifests))
+    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.prepared.manifests))
     for unit in preview.shards:
         curator.process(unit, "attempt")
     curate.seal_dataset.fn(preview)
