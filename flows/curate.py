@@ -14,48 +14,41 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
+from assay.flows.preparation import Prepared, prepare
 from assay.flows.progress import duration, shard_progress
-from assay.flows.recipes import check
+from assay.flows.versions import seal_version
 from assay.schemas.base import canonical_json, record_json
-from assay.schemas.curation import (
-    CurationManifest,
-    OutputShard,
-    RuleTally,
-    SourceLineage,
-    Tally,
-    curation_fingerprint,
-)
+from assay.schemas.curation import CurationManifest, OutputShard, RuleTally, Tally
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
-from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import merge
-from assay.schemas.store import ShardCommit, StoredObject, TagManifest
-from assay.workers.corpora.columns import unify_columns
-from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.schemas.store import ShardCommit, StoredObject
+from assay.workers.curate_job import CurateJob
 from assay.workers.curating import CONTROL, ShardCurator, output_schema
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.ranking import HashCache
-from assay.workers.recipe_facts import included
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.survey_total import SurveyTotal
 from assay.workers.surveying import OutputPlanner, Surveyor, find_stages, in_order
+from assay.workers.takedown import listed_ids
 
 
 class Preview(NamedTuple):
     """What a recipe does, before anything is written."""
 
     job: CurateJob
-    manifests: tuple[TagManifest, ...]
-    lineage: tuple[SourceLineage, ...]
+    prepared: Prepared
     rows_in: int
     rows_quarantined: int
     kept: Tally
     written: Tally
     dropped: Tally
     undecided: int
+    by_stage: dict[str, Tally]
+    """what takedown, sample and mixture drop"""
     rules: tuple[RuleTally, ...]
     statistics: dict[str, pa.Table]
     """kept, dropped, and repeated where documents are"""
@@ -72,53 +65,14 @@ class CurateReport(NamedTuple):
     seconds: float
 
 
-def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest, ...], tuple[SourceLineage, ...]]:
-    """Reads the sources' manifests and checks the recipe against them; AssayError before anything is written."""
-    recipe = parameters.recipe
-    checked = check(recipe, parameters.where)
-    manifests = tuple(m for m in checked.facts.manifests if m is not None)
-    lineage = tuple(
-        SourceLineage(
-            store=source.store,
-            run=m.run,
-            corpus=m.corpus,
-            encoder=m.encoder,
-            tagset=m.tagset,
-            shards=len(m.shards),
-            unreadable_shards=m.unreadable_shards,
-        )
-        for source, m in zip(recipe.sources, manifests, strict=True)
-    )
-    job = CurateJob(
-        recipe=recipe,
-        fingerprint=curation_fingerprint(recipe, lineage, checked.thresholds),
-        options=tuple(m.options for m in manifests),
-        tag_columns=manifests[0].taggers,
-        columns=unify_columns(m.columns for m in manifests),
-        labels=checked.facts.labels,
-        thresholds=checked.thresholds,
-        watched=checked.facts.watched,
-    )
-    output_schema(job)
-    return job, manifests, lineage
-
-
-def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[TaggedShard]:
-    """The shards that the recipe uses, in corpus order; those that could not be read are among them."""
-    return [
-        TaggedShard(s, i, entry)
-        for s, (source, manifest) in enumerate(zip(recipe.sources, manifests, strict=True))
-        for i, entry in enumerate(manifest.shards)
-        if included(source, entry)
-    ]
-
-
 @task(name="survey", persist_result=False)
 def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
     """Applies the recipe to every tagged shard, reading tags only; lays out the output shards."""
-    job, manifests, lineage = prepare(parameters)
-    shards = included_shards(job.recipe, manifests)
+    prepared = prepare(parameters)
+    job, shards = prepared.job, prepared.shards
     units = [unit for unit in shards if not unit.entry.unreadable]
+    if prepared.listed:
+        job = job._replace(taken_down=listed_ids(job, units, prepared.listed))
     hashes = HashCache()
     job = find_stages(job, units, hashes)
     surveyor, planner, total = Surveyor(job, hashes, statistics=statistics), OutputPlanner(job.recipe), SurveyTotal(job)
@@ -137,14 +91,14 @@ def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
         )
     return Preview(
         job=job._replace(stages=total.stages()),
-        manifests=manifests,
-        lineage=lineage,
+        prepared=prepared,
         rows_in=rows_in,
         rows_quarantined=quarantined,
         kept=total.kept,
         written=total.written,
         dropped=dropped,
         undecided=total.undecided,
+        by_stage=total.by_stage(),
         rules=total.rules(),
         statistics=total.statistics(),
         shards=tuple(planner.finish()),
@@ -172,7 +126,10 @@ def claim_output(preview: Preview) -> None:
         raise AssayError(
             "the output folder holds a dataset of another recipe or of other sources",
             where=job.recipe.output.path,
-            hint="datasets are never overwritten: set output.path to a new folder, such as .../v2",
+            hint="datasets are never overwritten: set output.path to a new folder"
+            if preview.prepared.chain is None
+            else "its writing was broken off and the sources have changed since: delete this folder, which has no "
+            "manifest, and run again",
         )
 
 
@@ -191,7 +148,7 @@ def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     if not todo:
         return 0
     workers = min(parameters.workers or os.cpu_count() or 1, len(todo))
-    entries = tuple(m.shards for m in preview.manifests)
+    entries = tuple(m.shards for m in preview.prepared.manifests)
     failed = []
     with (
         ray_session(parameters.ray_address, cpus=workers),
@@ -239,13 +196,14 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         )
         for name, table in preview.statistics.items()
     }
-    schema = output_schema(job)
+    parts = tuple(commit.objects["data"] for commit in commits)
+    takedown, version = seal_version(preview.prepared, parts, preview.by_stage["takedown"], preview.written, attempt)
     manifest = CurationManifest(
         fingerprint=job.fingerprint,
         assay_version=assay_version(),
         recipe=job.recipe,
-        sources=preview.lineage,
-        columns={field.name: str(field.type) for field in schema},
+        sources=preview.prepared.lineage,
+        columns={field.name: str(field.type) for field in output_schema(job)},
         rows_in=preview.rows_in,
         kept=preview.kept,
         dropped=preview.dropped,
@@ -256,8 +214,10 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         stages=job.stages,
         thresholds=job.thresholds,
         statistics=statistics,
-        shards=tuple(commit.objects["data"] for commit in commits),
+        shards=parts,
         dropped_shards=tuple(_dropped(commits)),
+        takedown=takedown,
+        version=version,
     )
     output.create("README.md", dataset_card(manifest, written_statistics(preview)).encode(), attempt=attempt)
     output.create("manifest.json", record_json(manifest), attempt=attempt)
@@ -269,10 +229,14 @@ def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
     preview: Preview = step(survey)(parameters)
+    chain = preview.prepared.chain
+    if chain is not None and preview.prepared.nothing_new:
+        last = chain.versions[-1].manifest
+        return CurateReport(last, last.recipe.output.path, 0, time.monotonic() - started)
     step(claim_output)(preview)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
-    report = CurateReport(manifest, parameters.recipe.output.path, written, time.monotonic() - started)
+    report = CurateReport(manifest, manifest.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
         create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
@@ -293,6 +257,16 @@ def curation_lines(report: CurateReport) -> list[str]:
         f"+ quarantined {m.rows_quarantined:,}",
         f"tokens kept {m.kept.tokens:,} of {m.kept.tokens + m.dropped.tokens:,}",
     ]
+    if m.version:
+        lines.append(
+            f"version {m.version.number}: {m.version.rows:,} rows and {m.version.tokens:,} tokens in all, "
+            f"in {len(m.version.parts):,} parts"
+        )
+    if m.takedown:
+        lines.append(
+            f"takedown: {m.takedown.entries:,} entries kept out {m.takedown.new_documents:,} new documents and took "
+            f"{m.takedown.removed_rows:,} rows out of {m.takedown.rewritten_parts:,} earlier parts"
+        )
     if unreadable := unreadable_shards(m):
         lines.append(f"{unreadable:,} input shards could not be read when they were tagged: nothing of them is in it")
     if not m.kept.documents:

@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from assay.schemas.base import Model
 from assay.schemas.expression import MAX_LENGTH, ExpressionError, parse_expression
 
-STAGES = ("sample", "mixture")
-"""what drops documents after the rules, in this order"""
+STAGES = ("takedown", "sample", "mixture")
+"""what drops documents besides the rules: takedown before them, the others after them, in this order"""
 
 
 def _parsed(text: str) -> str:
@@ -102,6 +102,9 @@ class Output(Model):
     columns: tuple[str, ...] | None = Field(None, description="the source's columns to keep; by default all")
     tags: bool = Field(True, description="add the tag columns, prefixed assay_, to the source's columns")
     dropped: bool = Field(False, description="also write the dropped documents, with the rule, under dropped/")
+    versions: bool = Field(
+        False, description="path holds v00001, v00002, ...: run again, what is new becomes the next version"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Output":
@@ -124,6 +127,9 @@ class Recipe(Model):
         (), description="calibration files; their thresholds take the place of the taggers' own"
     )
     seed: int = Field(0, ge=0, description="another one draws other documents by hash")
+    takedown: str | None = Field(
+        None, description="text file: an id, or sha256: and the SHA-256 of a text, a line; these are in no new dataset"
+    )
     rules: tuple[Rule, ...] = ()
     sample: Sample | None = None
     mixture: Mixture | None = None
@@ -136,7 +142,7 @@ class Recipe(Model):
         if len(set(names)) < len(names):
             raise ValueError(f"two rules share a name: {names}")
         if taken := sorted(set(names) & set(STAGES)):
-            raise ValueError(f"a rule can't have the name of a later stage: {taken}")
+            raise ValueError(f"a rule can't have the name of a stage: {taken}")
         return rules
 
     @field_validator("sources")

@@ -34,6 +34,8 @@ class CurateJob(NamedTuple):
     """(layer, feature) that every document keeps: absent means that it did not fire"""
     stages: tuple[StageTally, ...] = ()
     """what was found out so far about the recipe's stages: their cuts decide"""
+    taken_down: frozenset[str] = frozenset()
+    """ids of documents that are kept out"""
 
 
 class TaggedShard(NamedTuple):

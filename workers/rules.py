@@ -125,7 +125,8 @@ class Decider:
         names = {*names_read([tree for tree, _ in self._rules]), *names_read([self._top] if self._top else [])}
         strata = {stage.within for stage in [recipe.sample] if stage} | {m.by for m in [recipe.mixture] if m}
         names |= {name for name in strata if name}
-        hashed = {"doc_id"} if recipe.sample or recipe.mixture or "id" in names else set()
+        by_id = recipe.sample or recipe.mixture or "id" in names or self._job.taken_down
+        hashed = {"doc_id"} if by_id else set()
         return sorted({"n_tokens", "n_bytes", *hashed, *(names - {"id", *_GIVEN})})
 
     def documents(self, unit: TaggedShard, columns: Sequence[str] | None = None) -> ShardDocuments:
@@ -138,6 +139,9 @@ class Decider:
         """The verdict on each document, by the rules and by those stages whose cuts the job knows."""
         n, recipe = documents.rows, self._job.recipe
         by = np.full(n, KEPT, np.int32)
+        if self._job.taken_down:
+            listed = pa.compute.is_in(documents.tags["doc_id"], value_set=pa.array(sorted(self._job.taken_down)))
+            by[listed.to_numpy()] = recipe.verdicts.index("takedown")
         matches, unknown = [], []
         for index, (tree, drop_undecided) in enumerate(self._rules):
             holds = truth(tree, documents)
