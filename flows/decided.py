@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.flows.curate import included_shards
+from assay.flows.why import job_of
 from assay.schemas.curation import CurationManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity
@@ -47,13 +47,17 @@ class Decided(NamedTuple):
 
 
 class Curation:
-    """A finished dataset over its sources' stores, which must still hold the tags that it was made from."""
+    """A finished dataset, or a version of one, over the stores that still hold the tags it was made from."""
 
     def __init__(self, uri: str) -> None:
         """AssayError if there is no finished dataset at `uri`, or one of its sources can't be read."""
         self.store = ObjectStore(uri)
         if not self.store.exists("manifest.json"):
-            raise AssayError("no curated dataset here", where=uri, hint="`assay curate RECIPE` makes one")
+            raise AssayError(
+                "no curated dataset here",
+                where=uri,
+                hint="`assay curate RECIPE` makes one; of versions, name one folder",
+            )
         self.uri = uri
         self.manifest = CurationManifest.model_validate_json(self.store.read("manifest.json"))
         self.stores = tuple(ObjectStore(source.store) for source in self.manifest.recipe.sources)
@@ -66,32 +70,24 @@ class Curation:
         """The taggers behind the tags."""
         return tuple(read_taggers(self.stores[0], self.runs[0].tagset))
 
-    @cached_property
+    @property
     def units(self) -> list[TaggedShard]:
-        """The tagged shards that the recipe uses, in corpus order; unreadable ones are left out."""
-        return [u for u in included_shards(self.manifest.recipe, self.runs) if not u.entry.unreadable]
-
-    @cached_property
-    def _decider(self) -> Decider:
-        identity = read_identity(self.stores[0], self.runs[0])
-        job = CurateJob(
-            recipe=self.manifest.recipe,
-            fingerprint=self.manifest.fingerprint,
-            options=tuple(run.options for run in self.runs),
-            tag_columns=self.runs[0].taggers,
-            columns=self.manifest.columns,
-            labels={tagger.name: tagger.labels for tagger in self.taggers if tagger.kind == "label"},
-            thresholds=self.manifest.thresholds,
-            watched=frozenset((layer, feature) for layer, feature in identity.features.watched),
-            stages=self.manifest.stages,
-        )
-        return Decider(job)
+        """The tagged shards that were taken, in corpus order; unreadable ones are left out."""
+        return self._job[1]
 
     def decide(self, unit: TaggedShard, columns: Iterable[str] = ()) -> Decided:
         """The decisions on a shard, with `columns` of its tags beside those that the recipe reads."""
         documents = self._decider.documents(unit, sorted({*self._decider.columns, *columns}))
         verdicts = self._decider.decide(documents)
         return Decided(documents.tags, verdicts.by, verdicts.copies)
+
+    @cached_property
+    def _job(self) -> tuple[CurateJob, list[TaggedShard]]:
+        return job_of(self.manifest)
+
+    @cached_property
+    def _decider(self) -> Decider:
+        return Decider(self._job[0])
 
 
 def read_identity(store: ObjectStore, manifest: TagManifest) -> Identity:

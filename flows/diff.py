@@ -166,6 +166,9 @@ def _nested(a: Subject, b: Subject) -> Iterator[str]:
             "corpora drawn apart, so here it is rather less"
         )
     for name, subject in (("A", a), ("B", b)):
+        version = subject.curation.manifest.version if subject.curation else None
+        if version is not None:
+            yield f"{name} is what version {version.number} adds; the versions before it are not counted"
         if subject.curation and subject.curation.manifest.repeated.documents:
             yield f"{name} holds documents more than once: what chance would give is rather more than stated"
 

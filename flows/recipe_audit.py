@@ -61,7 +61,7 @@ def audit_recipe(uri: str, *, feature_documents: int = 100_000) -> LossReport:
         fingerprint=manifest.fingerprint,
         documents=manifest.kept.documents + manifest.dropped.documents,
         dropped=manifest.dropped.documents,
-        rules=tuple(rule for rule in tally.rules() if rule.name in _used(curation)),
+        rules=tuple(rule for rule in tally.rules() if rule.dropped or rule.name in _expected(curation)),
         groups=tally.groups(),
         tests=_tests(curation),
         features=features,
@@ -89,11 +89,6 @@ def _source_names(curation: Curation) -> list[str]:
     ]
 
 
-def _used(curation: Curation) -> set[str]:
-    """What the recipe has of all that may drop a document."""
-    return {rule.name for rule in curation.manifest.rules} | {stage.name for stage in curation.manifest.stages}
-
-
 def _cuts(curation: Curation) -> list[Cut]:
     recipe, known = curation.manifest.recipe, {column.name for column in curation.runs[0].taggers}
     numbers = {"n_tokens", "tokens_seen", "n_bytes", *known, *(f"{name}_p" for name in known)}
@@ -116,17 +111,23 @@ def _tests(curation: Curation) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _expected(curation: Curation) -> dict[str, int]:
+    """What the manifest says that rules and stages drop."""
+    found = {rule.name: rule.dropped.documents for rule in curation.manifest.rules}
+    return found | {stage.name: stage.dropped.documents for stage in curation.manifest.stages}
+
+
 def _reconcile(curation: Curation, tally: LossTally) -> None:
-    manifest = curation.manifest
-    expected = {rule.name: rule.dropped.documents for rule in manifest.rules}
-    expected |= {stage.name: stage.dropped.documents for stage in manifest.stages}
-    found = {rule.name: rule.dropped for rule in tally.rules() if rule.dropped or rule.name in expected}
-    if (found, tally.kept) != (expected, manifest.kept.documents):
+    manifest, expected = curation.manifest, _expected(curation)
+    found = {rule.name: rule.dropped for rule in tally.rules()}
+    said = (manifest.kept.documents, manifest.dropped.documents, expected)
+    if (tally.kept, sum(found.values()), {name: found[name] for name in expected}) != said:
         raise AssayError(
             f"the recipe now keeps {tally.kept} documents and drops {found}; "
             f"the dataset says {manifest.kept.documents} and {expected}",
             where=curation.uri,
-            hint="its stores no longer hold the tags that it was made from: curate again",
+            hint="its stores no longer hold the tags that it was made from, or a list that it names has changed: "
+            "curate again",
         )
 
 

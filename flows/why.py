@@ -89,7 +89,7 @@ def _manifests(dataset: str) -> Iterator[tuple[str, CurationManifest]]:
 
 
 def _answers(root: str, manifest: CurationManifest, doc_id: str) -> Iterator[Answer]:
-    job, units = _job(manifest)
+    job, units = job_of(manifest)
     stores = [ObjectStore(source.store) for source in job.recipe.sources]
 
     def find(unit: TaggedShard) -> list[int]:
@@ -104,7 +104,7 @@ def _answers(root: str, manifest: CurationManifest, doc_id: str) -> Iterator[Ans
             yield from (_answer(root, job, decider, documents, unit, place) for place in places)
 
 
-def _job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
+def job_of(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
     """The job as it was when the dataset was written, and the shards that it took."""
     sources = tuple(
         source.model_copy(update={"run": lineage.run})
