@@ -30,7 +30,9 @@ class Stability(Model):
     noise: FiniteFloat = Field(description="expected without any drift, for corpora of this size")
     noise_95: FiniteFloat = Field(description="without any drift, 95 of 100 comparisons stay below this")
     q: float = Field(
-        ge=0, le=1, description="chance of as much without drift, adjusted for all that the report compares"
+        ge=0,
+        le=1,
+        description="chance of as much without drift, adjusted for all that the report compares; below 0.05: drift",
     )
 
     @property

@@ -26,7 +26,11 @@ class GroupLoss(Model):
     lift: FiniteFloat = Field(ge=0, description="share of them that is dropped over the share of all documents that is")
     low: FiniteFloat = Field(description="95 % interval of the lift: its lower end")
     high: FiniteFloat = Field(description="its upper end")
-    q: float = Field(ge=0, le=1, description="chance of as much if it fared like all others; adjusted for all groups")
+    q: float = Field(
+        ge=0,
+        le=1,
+        description="chance of as much if it fared like all others, adjusted for all groups; below 0.05: beyond chance",
+    )
     by: tuple[RuleLoss, ...] = Field(description="what drops them; adds up to dropped")
     cause: str = Field("", description="what drops most of them beyond its share; empty: nothing does")
 
