@@ -22,16 +22,11 @@ def loss_renderable(report: LossReport) -> RenderableType:
 
 def lift_gate_lines(report: LossReport, max_lift: float) -> list[str]:
     """What a gate on lift says: each group whose whole interval lies above it."""
-    over = beyond(report, max_lift)
+    over = report.beyond(max_lift)
     head = (
         f"gate {max_lift:g}: {numbers.plural(len(over), 'group')} beyond it" if over else f"gate {max_lift:g}: passed"
     )
     return [head, *(f"  {name_of(g)}: lift {g.lift:.2f} ({g.low:.2f} to {g.high:.2f}), by {g.cause}" for g in over)]
-
-
-def beyond(report: LossReport, max_lift: float) -> list[GroupLoss]:
-    """Groups that surely lose more than `max_lift` times what documents lose on the whole."""
-    return [group for group in report.groups if group.more and group.low > max_lift]
 
 
 def name_of(group: GroupLoss) -> str:

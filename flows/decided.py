@@ -56,7 +56,7 @@ class Curation:
             raise AssayError(
                 "no curated dataset here",
                 where=uri,
-                hint="`assay curate RECIPE` makes one; of versions, name one folder",
+                hint="`assay curate RECIPE` makes one; where there are versions, name the folder of one",
             )
         self.uri = uri
         self.manifest = CurationManifest.model_validate_json(self.store.read("manifest.json"))

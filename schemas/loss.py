@@ -107,3 +107,7 @@ class LossReport(Model):
             if found != (self.documents, self.dropped):
                 raise ValueError(f"{metric}: {found} documents and dropped, not {self.documents} and {self.dropped}")
         return self
+
+    def beyond(self, max_lift: float) -> list[GroupLoss]:
+        """Groups that surely lose more than `max_lift` times what documents lose on the whole."""
+        return [group for group in self.groups if group.more and group.low > max_lift]

@@ -71,7 +71,7 @@ def audit_recipe(
 ) -> int:
     """Show of which domains, languages, lengths, scores and sources a recipe dropped more than its share, and why."""
     from assay.dashboard.loss_page import loss_html
-    from assay.dashboard.loss_text import beyond, lift_gate_lines, loss_renderable
+    from assay.dashboard.loss_text import lift_gate_lines, loss_renderable
     from assay.flows.recipe_audit import audit_recipe as audit
 
     report = audit(dataset, feature_documents=features)
@@ -89,4 +89,4 @@ def audit_recipe(
     if max_lift is None:
         return OK
     message("\n".join(lift_gate_lines(report, max_lift)))
-    return FINDINGS if beyond(report, max_lift) else OK
+    return FINDINGS if report.beyond(max_lift) else OK

@@ -197,3 +197,23 @@ def test_nothing_of_a_comparison_can_act_on_a_terminal_or_a_page(
     assert not UNSEEN.search(shown.out)
     assert f"layer {LAYERS[0]}:" in shown.out
     assert cli("diff", tagged.store, stores["wednesday"], "--features", 0).out.count("layer") == 0
+
+
+def test_a_sample_of_shards_is_said_to_be_one_and_is_the_same_every_time(stores: dict[str, Path], cli: Cli) -> None:
+    once, again = (diff(cli, stores["monday"], stores["wednesday"], "--features", 40) for _ in range(2))
+    assert once == again
+    read, there = once["features"]["shards"], once["features"]["shards_in_all"]
+    assert all(1 < n < m for n, m in zip(read, there, strict=True))
+    assert all(n >= 40 for n in once["features"]["documents"])
+    assert (
+        f"a sample: {read[0]} of {there[0]}" in cli("diff", stores["monday"], stores["wednesday"], "--features", 40).out
+    )
+    whole = diff(cli, stores["monday"], stores["wednesday"])
+    width = [
+        max(
+            (change["high"] - change["low"] for layer in report["features"]["layers"] for change in layer["changes"]),
+            default=9,
+        )
+        for report in (once, whole)
+    ]
+    assert width[0] > width[1]
