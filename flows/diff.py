@@ -15,7 +15,8 @@ from assay.schemas.store import ShardEntry, StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.comparison import compare
 from assay.workers.curate_job import TaggedShard
-from assay.workers.feature_shares import Readers, count_features, layer_drift, sampled_shards
+from assay.workers.feature_drift import Readers, layer_drift
+from assay.workers.feature_shares import count_features, sampled_shards
 from assay.workers.feature_table import iter_parquet
 from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore

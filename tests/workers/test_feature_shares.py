@@ -10,15 +10,8 @@ import pytest
 from assay.schemas.drift import LayerDrift
 from assay.schemas.store import ShardEntry, StoredObject
 from assay.workers.curate_job import TaggedShard
-from assay.workers.feature_shares import (
-    FeatureShares,
-    Readers,
-    count_features,
-    layer_batch,
-    layer_drift,
-    overlap,
-    sampled_shards,
-)
+from assay.workers.feature_drift import Readers, layer_drift, overlap
+from assay.workers.feature_shares import FeatureShares, count_features, layer_batch, sampled_shards
 from assay.workers.feature_table import ParquetBuffer
 from assay.workers.storage.objects import ObjectStore
 
