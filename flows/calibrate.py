@@ -84,8 +84,8 @@ def calibrate(parameters: CalibrateParameters) -> CalibrateReport:
         raise AssayError(f"no document of run {manifest.run} has a score by {tagger.name!r}", where=parameters.store)
     if parameters.sample is not None:
         edges = _edges(run.scores, documents)
-        sizes = _sizes(run.scores, edges)
-        return CalibrateReport(None, _write_sample(run, parameters, edges, sizes), sizes)
+        found = _sizes(run.scores, edges)
+        return CalibrateReport(None, _write_sample(run, parameters, edges, found), found)
     rule, target = parameters.rule
     labelled, digest, figures = 0, None, {}
     sizes: tuple[int, ...] = ()
