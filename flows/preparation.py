@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assay.flows.recipes import check
-from assay.schemas.curation import SourceLineage, curation_fingerprint, recipe_fingerprint
+from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.recipe import Recipe
@@ -83,6 +83,39 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
         for i, entry in enumerate(manifest.shards)
         if included(source, entry)
     ]
+
+
+def repeat_job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
+    """The job as it was when a dataset was written, and the shards that it took: its verdicts are the same again.
+
+    The stores must still be there. Documents on a takedown list by the hash of their text are not known.
+    """
+    sources = tuple(
+        source.model_copy(update={"run": lineage.run})
+        for source, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True)
+    )
+    recipe = manifest.recipe.model_copy(update={"sources": sources, "calibrations": ()})
+    facts = check(recipe, manifest.recipe.name).facts
+    manifests = tuple(m for m in facts.manifests if m is not None)
+    listed = read_takedown(Path(recipe.takedown)).ids if recipe.takedown and Path(recipe.takedown).exists() else ()
+    job = CurateJob(
+        recipe=recipe,
+        fingerprint=manifest.fingerprint,
+        options=tuple(m.options for m in manifests),
+        tag_columns=manifests[0].taggers,
+        columns=unify_columns(m.columns for m in manifests),
+        labels=facts.labels,
+        thresholds=manifest.thresholds,
+        watched=facts.watched,
+        stages=manifest.stages,
+        taken_down=frozenset(listed),
+    )
+    units = [unit for unit in included_shards(recipe, manifests) if not unit.entry.unreadable]
+    if manifest.version is not None:
+        root = ObjectStore(recipe.output.path.rpartition("/")[0])
+        taken = set(root.read_verified(manifest.version.inputs).decode().splitlines())
+        units = [u for u in units if f"{recipe.source_names[u.source]} {u.entry.shard}" in taken]
+    return job, units
 
 
 def _lineage(index: int, recipe: Recipe, manifest: TagManifest, shards: tuple[TaggedShard, ...]) -> SourceLineage:
