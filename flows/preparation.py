@@ -57,8 +57,8 @@ def prepare(parameters: CurateParameters) -> Prepared:
     name = recipe_fingerprint(recipe, lineage, checked.thresholds)
     if chain is not None:
         _require_same_recipe(chain, name, recipe)
-        output = recipe.output.model_copy(update={"path": f"{recipe.output.path}/{version_folder(chain.next)}"})
-        recipe = recipe.model_copy(update={"output": output})
+        path = f"{recipe.output.path.rstrip('/')}/{version_folder(chain.next)}"
+        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"path": path})})
     job = CurateJob(
         recipe=recipe,
         fingerprint=curation_fingerprint(

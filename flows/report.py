@@ -94,7 +94,7 @@ def _takedown_line(manifest: CurationManifest) -> tuple[RuleLine, ...]:
     """What the takedown list kept out, where the recipe has one: what rules and stages didn't drop."""
     if manifest.takedown is None:
         return ()
-    others = sum((step.dropped for step in (*manifest.rules, *manifest.stages)), Tally())
+    others = sum([*(r.dropped for r in manifest.rules), *(s.dropped for s in manifest.stages)], Tally())
     gone = manifest.dropped - others
     return (RuleLine(name="takedown", dropped=gone.documents, tokens=gone.tokens, failed=gone.documents),)
 
