@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from assay.flows.recipe_facts import included
 from assay.flows.recipes import check
 from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
 from assay.schemas.errors import AssayError
@@ -12,7 +13,6 @@ from assay.schemas.store import TagManifest
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.curating import output_schema
-from assay.workers.recipe_facts import included
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.takedown import TakedownList, read_takedown
 from assay.workers.versions import Chain, is_new, read_chain, version_folder

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from assay.flows.recipe_facts import Facts, Problem, load_facts, thresholds
 from assay.schemas.expression import ExpressionError, Node, Threshold, parse_expression, walk
 from assay.schemas.expression_types import Vocabulary, check_expression, did_you_mean
 from assay.schemas.recipe import TaggedSource
 from assay.schemas.yaml_file import Location
-from assay.workers.recipe_facts import Facts, Problem, load_facts, thresholds
 
 M = TypeVar("M", bound=BaseModel)
 
