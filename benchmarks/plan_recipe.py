@@ -24,7 +24,7 @@ from assay.schemas.store import ShardEntry, StoredObject, TagManifest
 from assay.schemas.tagger import FeatureWeight, Tagger
 from assay.workers.feature_table import ParquetBuffer
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.stores import STORE_MARKER
+from assay.workers.stores import STORE_MARKER, write_marker
 from benchmarks.machine import describe, peak_rss, versions
 
 _SHARD_DOCUMENTS, _GROUP = 50_000, 2048
@@ -115,7 +115,7 @@ def make_store(store: ObjectStore, documents: int) -> None:
     store.create("tags/t/taggers.json", json.dumps([t.model_dump() for t in taggers]).encode(), attempt="bench")
     store.create("features/f/identity.json", json.dumps(identity).encode(), attempt="bench")
     store.create("runs/r/manifest.json", record_json(manifest), attempt="bench")
-    store.create(STORE_MARKER, b"{}", attempt="bench")
+    write_marker(store)
 
 
 def _tags(draw: np.random.Generator, first: int, count: int) -> pa.Table:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.flows.why import job_of
+from assay.flows.preparation import repeat_job
 from assay.schemas.curation import CurationManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.store import TagManifest
@@ -66,7 +66,7 @@ class Curation:
 
     @cached_property
     def _job(self) -> tuple[CurateJob, list[TaggedShard]]:
-        return job_of(self.manifest)
+        return repeat_job(self.manifest)
 
     @cached_property
     def _decider(self) -> Decider:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from assay.flows.recipe_facts import included
 from assay.flows.recipes import check
-from assay.schemas.curation import SourceLineage, curation_fingerprint, recipe_fingerprint
+from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.recipe import Recipe
@@ -12,7 +13,6 @@ from assay.schemas.store import TagManifest
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.curating import output_schema
-from assay.workers.recipe_facts import included
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.takedown import TakedownList, read_takedown
 from assay.workers.versions import Chain, is_new, read_chain, version_folder
@@ -57,8 +57,8 @@ def prepare(parameters: CurateParameters) -> Prepared:
     name = recipe_fingerprint(recipe, lineage, checked.thresholds)
     if chain is not None:
         _require_same_recipe(chain, name, recipe)
-        output = recipe.output.model_copy(update={"path": f"{recipe.output.path}/{version_folder(chain.next)}"})
-        recipe = recipe.model_copy(update={"output": output})
+        path = f"{recipe.output.path.rstrip('/')}/{version_folder(chain.next)}"
+        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"path": path})})
     job = CurateJob(
         recipe=recipe,
         fingerprint=curation_fingerprint(
@@ -83,6 +83,39 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
         for i, entry in enumerate(manifest.shards)
         if included(source, entry)
     ]
+
+
+def repeat_job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
+    """The job as it was when a dataset was written, and the shards that it took: its verdicts are the same again.
+
+    The stores must still be there. Documents on a takedown list by the hash of their text are not known.
+    """
+    sources = tuple(
+        source.model_copy(update={"run": lineage.run})
+        for source, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True)
+    )
+    recipe = manifest.recipe.model_copy(update={"sources": sources, "calibrations": ()})
+    facts = check(recipe, manifest.recipe.name).facts
+    manifests = tuple(m for m in facts.manifests if m is not None)
+    listed = read_takedown(Path(recipe.takedown)).ids if recipe.takedown and Path(recipe.takedown).exists() else ()
+    job = CurateJob(
+        recipe=recipe,
+        fingerprint=manifest.fingerprint,
+        options=tuple(m.options for m in manifests),
+        tag_columns=manifests[0].taggers,
+        columns=unify_columns(m.columns for m in manifests),
+        labels=facts.labels,
+        thresholds=manifest.thresholds,
+        watched=facts.watched,
+        stages=manifest.stages,
+        taken_down=frozenset(listed),
+    )
+    units = [unit for unit in included_shards(recipe, manifests) if not unit.entry.unreadable]
+    if manifest.version is not None:
+        root = ObjectStore(recipe.output.path.rpartition("/")[0])
+        taken = set(root.read_verified(manifest.version.inputs).decode().splitlines())
+        units = [u for u in units if f"{recipe.source_names[u.source]} {u.entry.shard}" in taken]
+    return job, units
 
 
 def _lineage(index: int, recipe: Recipe, manifest: TagManifest, shards: tuple[TaggedShard, ...]) -> SourceLineage:
