@@ -15,6 +15,7 @@ from assay.dashboard.evidence_words import (
     measure,
     ordered,
     prevalence_words,
+    ranked,
     rule_words,
     saturation_words,
     slice_measure,
@@ -58,7 +59,7 @@ def _parts(tagger: Tagger, evidence: Evidence) -> Iterator[RenderableType]:
 def _figures(evidence: Evidence) -> Table:
     measures = ordered(evidence.test, evidence.headline)
     named: list[tuple[str, Figures]] = [("this tagger", evidence.test)]
-    named += [(in_words(name), figures) for name, figures in evidence.baselines.items()]
+    named += [(in_words(name), figures) for name, figures in ranked(evidence)]
     rows = [(visible(name), *(_both(figures.get(m)) for m in measures)) for name, figures in named]
     return table(("", *map(measure, measures)), rows)
 

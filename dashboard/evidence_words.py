@@ -52,6 +52,18 @@ def spread(figure: Figure) -> str:
     return f"{figure.low:.3f} to {figure.high:.3f}"
 
 
+def ranked(evidence: Evidence) -> list[tuple[str, Figures]]:
+    """The baselines by their headline value, the best first."""
+    sign = 1 if evidence.headline == "mae" else -1
+
+    def place(item: tuple[str, Figures]) -> tuple[bool, float, str]:
+        name, figures = item
+        known = evidence.headline in figures
+        return not known, sign * figures[evidence.headline].value if known else 0.0, name
+
+    return sorted(evidence.baselines.items(), key=place)
+
+
 def share(part: float) -> str:
     """A share of 1 in percent, without zeros after the point."""
     return f"{100 * part:g} %"
@@ -112,14 +124,14 @@ def saturation_words(evidence: Evidence) -> str:
     """How the OR of features behaves as features are added, where that was tried."""
     tried: dict[int, float] = {}
     for c in evidence.candidates:
-        if c.pooling == "any" and c.features > 0:
+        if c.rule == "any_of":
             tried[c.features] = max(tried.get(c.features, c.validation), c.validation)
     if len(tried) < 3:
         return ""
     best, most = max(tried, key=lambda k: tried[k]), max(tried)
     if best == most:
-        return f"With pooling any, more features were better up to {most}: {tried[most]:.3f}."
-    return f"With pooling any, {best} features are best ({tried[best]:.3f}); {most} give {tried[most]:.3f}."
+        return f"An OR of features (any of) grew better with more of them, up to {most}: {tried[most]:.3f}."
+    return f"An OR of features (any of) is best with {best}, {tried[best]:.3f}; {most} give {tried[most]:.3f}."
 
 
 def prevalence_words(prevalence: float, precision: float) -> str:

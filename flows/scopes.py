@@ -1,6 +1,7 @@
 """Finds a scope and its taggers by name, and works out what they are called."""
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -93,6 +94,22 @@ def _is_cached(repository: str, revision: str | None) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def restore_scope(
+    scope: Scope,
+    watched: Iterable[tuple[int, int]],
+    taggers: tuple[Tagger, ...],
+    *,
+    device: str | None = None,
+    elsewhere: bool = False,
+) -> ResolvedScope:
+    """A scope that an earlier run resolved, with its identity on this machine's files."""
+    from assay.sae_runtime.scope_files import identify
+
+    device = require_device(device, elsewhere=elsewhere)
+    encoder = identify(scope, device)
+    return ResolvedScope(scope, device, encoder, FeaturesIdentity.of(scope, fingerprint(encoder), watched), taggers)
 
 
 def require_device(device: str | None, *, elsewhere: bool = False) -> str:

@@ -4,20 +4,21 @@ import os
 import time
 import uuid
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import in_flow_run, markdown_list, step
+from assay.flows.failures import FailureLog
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
 from assay.flows.status import undecided_lines
 from assay.flows.stores import begin_run, open_store, seal, write_identity
 from assay.schemas.base import fingerprint
-from assay.schemas.corpus import CorpusPlan, ReadOptions
-from assay.schemas.errors import AssayError
+from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
+from assay.schemas.errors import AssayError, Unfinished
 from assay.schemas.parameters import TagParameters
 from assay.schemas.store import (
     RunRecord,
@@ -27,6 +28,7 @@ from assay.schemas.store import (
     tags_prefix,
 )
 from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
@@ -63,6 +65,8 @@ class TagPlan(NamedTuple):
     features: str
     tagset: str
     run: str
+    retry_of: str | None = None
+    """the run of which this one tries some shards again"""
 
 
 def plan_tagging(parameters: TagParameters) -> TagPlan:
@@ -105,7 +109,13 @@ def refuse_output_in_corpus(corpus: str, output: str, what: str) -> None:
 def plan_shards(parameters: TagParameters) -> TagPlan:
     """Plans the run and leaves in the store what its names stand for."""
     plan = plan_tagging(parameters)
-    store, attempt = open_store(parameters.store), uuid.uuid4().hex[:12]
+    record_plan(open_store(parameters.store), plan)
+    return plan
+
+
+def record_plan(store: ObjectStore, plan: TagPlan) -> None:
+    """Leaves in the store what the plan's names stand for, where it isn't there yet."""
+    attempt = uuid.uuid4().hex[:12]
     identity = {
         "encoder": plan.resolved.encoder.model_dump(mode="json"),
         "features": plan.resolved.features.model_dump(mode="json"),
@@ -113,7 +123,6 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
     }
     write_identity(store, f"{features_prefix(plan.features)}/identity.json", identity, attempt)
     begin_run(store, run_record(plan), plan.corpus, plan.resolved.taggers)
-    return plan
 
 
 @task(
@@ -125,7 +134,9 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
 )
 def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
     """Tags the shards without a commit; returns the tokens done and the errors of shards that were given up."""
-    committed = CommitLog(ObjectStore(plan.parameters.store), tags_prefix(plan.tagset)).committed()
+    store = ObjectStore(plan.parameters.store)
+    committed = CommitLog(store, tags_prefix(plan.tagset)).committed()
+    failures = FailureLog(store, plan.run)
     shards = plan.corpus.shards
     todo = [shard for shard in shards if shard.id not in committed]
     if not todo:
@@ -148,6 +159,7 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
         for outcome in WorkPool(partial(ShardTagger, job), options).run(todo):
             if outcome.error:
                 failed.append(outcome.error)
+                failures.add(cast(Shard, outcome.unit), outcome.error)
                 progress.advance(size=sizes[outcome.unit.id], documents=0, tokens=0, failed=True)
                 continue
             commit: ShardCommit = outcome.receipt
@@ -167,14 +179,18 @@ def seal_run(plan: TagPlan) -> TagManifest:
 def tag_corpus(parameters: TagParameters) -> TagReport:
     """Tags every document of a corpus; run again, it does only what is missing."""
     started = time.monotonic()
-    plan: TagPlan = step(plan_shards)(parameters)
-    already = CommitLog(ObjectStore(parameters.store), tags_prefix(plan.tagset)).committed()
+    return finish(step(plan_shards)(parameters), started)
+
+
+def finish(plan: TagPlan, started: float) -> TagReport:
+    """Does what is missing of a plan that is in the store; Unfinished if shards were given up."""
+    already = CommitLog(ObjectStore(plan.parameters.store), tags_prefix(plan.tagset)).committed()
     skipped = sum(shard.id in already for shard in plan.corpus.shards)
     tokens, failed = step(tag_shards)(plan)
     manifest = None if failed else step(seal_run)(plan)
     report = TagReport(
         manifest=manifest,
-        store=parameters.store,
+        store=plan.parameters.store,
         run=plan.run,
         shards=len(plan.corpus.shards),
         skipped=skipped,
@@ -185,10 +201,11 @@ def tag_corpus(parameters: TagParameters) -> TagReport:
     if in_flow_run():
         create_markdown_artifact(markdown_list(summary_lines(report)), key="tag-summary")
     if failed:
-        raise AssayError(
+        raise Unfinished(
             f"{len(failed)} of {len(plan.corpus.shards)} shards failed: " + "; ".join(failed[:5]),
-            where=parameters.store,
-            hint="the others are committed; mend the cause and run the same command again",
+            where=plan.parameters.store,
+            hint="the others are committed; `assay status` lists these with their reasons: mend the cause, then run "
+            "the same command again, or `assay retry`",
         )
     return report
 
@@ -211,6 +228,8 @@ def summary_lines(report: TagReport) -> list[str]:
     if manifest.quarantine_reasons:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in manifest.quarantine_reasons.items())
         lines.append(f"quarantined: {reasons}")
+    if broke := sum(manifest.quarantine_reasons.get(reason, 0) for reason in WORKER_REASONS):
+        lines.append(f"{broke:,} of these broke their workers: `assay status` lists them")
     if not manifest.rows_kept:
         lines.append("no row is a document: do --text-column and --id-column name the right columns?")
     lines += undecided_lines(manifest, report.store)
@@ -231,6 +250,7 @@ def run_record(plan: TagPlan) -> RunRecord:
         encoder=plan.resolved.features.encoder,
         features=plan.features,
         tagset=plan.tagset,
+        retry_of=plan.retry_of,
     )
 
 
@@ -251,10 +271,11 @@ def tag_job(plan: TagPlan) -> TagJob:
 def pool_options(plan: TagPlan, shards: int, gpus: int) -> PoolOptions:
     """One actor for each of the `gpus`; on CPUs as many as this machine's cores and the shards allow."""
     threads, wanted = threads_per_worker(plan), plan.parameters.workers
+    options = PoolOptions(workers=1, isolate=True, seconds_per_mb=plan.parameters.seconds_per_mb)
     if plan.resolved.device.startswith("cuda"):
-        return PoolOptions(workers=wanted or max(1, gpus), gpus=1)
+        return options._replace(workers=wanted or max(1, gpus), gpus=1)
     workers = wanted or max(1, (os.cpu_count() or 1) // threads)
-    return PoolOptions(workers=max(1, min(workers, shards)), cpus=threads)
+    return options._replace(workers=max(1, min(workers, shards)), cpus=threads)
 
 
 def threads_per_worker(plan: TagPlan) -> int:

@@ -18,7 +18,19 @@ class RayOptions(Model):
     ray_address: str | None = Field(None, description="a Ray cluster; by default RAY_ADDRESS or one on this machine")
 
 
-class TagOptions(RayOptions):
+class WorkerOptions(RayOptions):
+    """How a tagging worker runs."""
+
+    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
+    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
+    seconds_per_mb: float | None = Field(
+        None,
+        gt=0,
+        description="a worker that takes longer for a MB of text is stopped; by default 20 times the slowest",
+    )
+
+
+class TagOptions(WorkerOptions):
     """What `assay tag` takes besides the corpus."""
 
     store: str = Field(description="folder or URI that holds features, tags and manifests; made if absent")
@@ -28,14 +40,20 @@ class TagOptions(RayOptions):
     id_column: str | None = Field(None, description="column with the id; by default ids are made from content")
     max_document_mb: float = Field(32.0, gt=0, description="longer documents are quarantined")
     shard_mb: float | None = Field(None, gt=0, description="MB of text in a shard; by default the scope's")
-    device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
-    threads: int | None = Field(None, gt=0, description="CPU threads an actor")
 
 
 class TagParameters(TagOptions):
     """What the flow tag_corpus does."""
 
     corpus: str = Field(description="file, folder, glob, URI (s3://...) or Hugging Face dataset id")
+
+
+class RetryParameters(WorkerOptions):
+    """What the flow retry_run does."""
+
+    store: str = Field(description="folder or URI of the store")
+    run: str | None = Field(None, description="run id; needed where several runs have something to try again")
+    quarantined: bool = Field(False, description="also try documents again that broke their workers")
 
 
 class ApplyOptions(RayOptions):

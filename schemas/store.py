@@ -70,6 +70,19 @@ class RunRecord(Model):
     encoder: str
     features: str
     tagset: str
+    retry_of: str | None = Field(None, description="the run of which this one tries some shards again, under new ids")
+
+
+class ShardFailure(Model):
+    """Why a driver gave up a shard. It counts while the shard has no commit."""
+
+    shard: str
+    uri: str = Field(description="the source object")
+    first_row: int
+    source_rows: int | None = Field(description="rows of the object in this shard; None: to its end")
+    error: str
+    at: str = Field(description="UTC time, ISO 8601")
+    attempt: str = Field(description="id of the driver's run")
 
 
 class Recomputed(Model):
@@ -115,6 +128,11 @@ def features_prefix(fingerprint: str) -> str:
 def tags_prefix(fingerprint: str) -> str:
     """Where the tags of a tag set with that fingerprint lie in a store."""
     return f"tags/{fingerprint}"
+
+
+def failures_prefix(run: str) -> str:
+    """Where a run's failures lie in a store."""
+    return f"{run_prefix(run)}/failures"
 
 
 def run_prefix(run: str) -> str:

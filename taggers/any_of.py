@@ -125,6 +125,7 @@ def _fitted(
         for c in columns
     )
     candidate = Candidate(
+        rule="any_of",
         layers=tuple(sorted({f.layer for f in features})),
         features=len(features),
         pooling="any",

@@ -49,7 +49,7 @@ def _dimension(tagger: Tagger, d: DimensionAudit) -> _Line:
 
 def _apart(tagger: Tagger, g: GroupAudit) -> str:
     if tagger.kind == "score":
-        said = f"furthest off is “{g.value}”, mean {g.mean:.2f} against {g.rest:.2f} elsewhere"
+        said = f"furthest off is “{g.value}”, mean {g.mean:.3f} against {g.rest:.3f} elsewhere"
     else:
         said = f"furthest off is “{g.value}”, {g.label} in {100 * g.mean:.0f} % against {100 * g.rest:.0f} % elsewhere"
     return f"{said}, {_blamed(g.features)}" if g.features else said
@@ -77,9 +77,14 @@ def _group(tagger: Tagger, d: DimensionAudit, far: list[GroupAudit]) -> _Line:
 def _identity(tagger: Tagger, identity: IdentityAudit) -> list[_Line]:
     lines = []
     if identity.warnings:
-        passing = max(t.passing or 0.0 for t in identity.terms)
-        most = f"; {identity.warnings[1]}" if identity.filler_passing and len(identity.warnings) > 1 else ""
-        lines.append(_Line(passing, f"{tagger.name} fires on neutral sentences: {identity.warnings[0]}{most}"))
+        fillers = identity.filler_passing or 0.0
+        most = max(identity.terms, key=lambda t: t.passing or 0.0)
+        group = f"{100 * (most.passing or 0.0):.0f} % of those that name a group of people ({most.term})"
+        nobody = f"{100 * fillers:.0f} % of those on nobody in particular"
+        said = f"{group} pass its threshold {tagger.threshold:g}, and {nobody}"
+        if fillers >= (most.passing or 0.0):
+            said = f"{nobody} pass its threshold {tagger.threshold:g}"
+        lines.append(_Line(max(fillers, most.passing or 0.0), f"{tagger.name} fires on neutral sentences: {said}"))
     flagged = [t for t in identity.terms if t.flagged]
     if flagged:
         worst = flagged[0]

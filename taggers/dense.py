@@ -63,6 +63,7 @@ def _fit(problem: Problem, mean_ND: NDArray[np.float32], setting: Setting, rows:
     bias_L = np.array([rounded(b, 7) for b in bias_L - centre_D @ weight_DL])
     output_NL = answer(mean_ND @ weight_DL + bias_L, problem.target.kind)
     candidate = Candidate(
+        rule="dense",
         layers=(setting.layer,),
         features=0,
         pooling="mean residual",

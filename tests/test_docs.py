@@ -16,6 +16,7 @@ from prefect import Task
 from ruamel.yaml import YAML
 
 from assay.flows import curate, tag
+from assay.flows.failures import FailureLog
 from assay.flows.stores import open_store
 from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
@@ -30,6 +31,7 @@ from assay.schemas.yaml_file import load_yaml
 from assay.workers.corpora.records import REASONS, BadRecord
 from assay.workers.curating import CurateJob, ShardCurator, output_schema
 from assay.workers.feature_table import features_schema
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes
@@ -263,6 +265,25 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in {slug(h) for h in sections(target.read_text("utf-8"))}, link
 
 
+PROMISES = [(page, line) for page in ("guarantees", "security") for line in re.findall(
+    r"`(tests/[\w/.]+::\w+)`", (DOCS / f"{page}.md").read_text("utf-8"))]  # fmt: skip
+
+
+def test_every_promise_names_a_test() -> None:
+    for page in ("guarantees", "security"):
+        for table in tables((DOCS / f"{page}.md").read_text("utf-8")):
+            assert table[0][-1] == "test"
+            assert all(re.fullmatch(r"`tests/[\w/.]+::\w+`", row[-1]) for row in table[1:]), page
+    assert len(PROMISES) > 80
+
+
+@pytest.mark.parametrize(("page", "name"), sorted(set(PROMISES)))
+def test_the_test_that_holds_a_promise_exists(page: str, name: str) -> None:
+    path, _, function = name.partition("::")
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def slug(heading: str) -> str:
     """The anchor that a Markdown renderer gives a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
@@ -319,6 +340,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     for number, shard in enumerate(plan.corpus.shards):
         tagger.process(shard, f"attempt-{number}")
     seal_run.fn(plan)
+    FailureLog(ObjectStore(parameters.store), plan.run).add(plan.corpus.shards[0], "planted")
     recipe = {
         "name": "demo",
         "sources": [{"store": str(demo / "store")}],

@@ -54,12 +54,15 @@ class ShardTagger:
         self._feature_log = CommitLog(self._store, self._features_prefix)
         self._writer = TagWriter(self._store, self._taggers, self.tagset)
         self._cursors = Cursors()
+        self.worked = 0
+        """bytes of text that the model saw for the last shard"""
 
     def process(self, shard: Shard, attempt: str, skip: tuple[BadRecord, ...] = ()) -> ShardCommit:
         """Tags `shard` unless its commit exists; returns the commit that counts.
 
         The rows of `skip` are known to break a worker: they are quarantined as it says, and the model never sees them.
         """
+        self.worked = 0
         done = self._writer.log.find(shard.id)
         if done is not None:
             return done
@@ -111,6 +114,7 @@ class ShardTagger:
             buffer.write(table)
             tags.add(self._taggers.apply(table))
             tokens += int(features.n_tokens.sum())
+        self.worked = reader.bytes
         prefix, store = self._features_prefix, self._store
         objects = {
             "features": store.create_named(
@@ -163,6 +167,7 @@ class _ChunkReader:
     ) -> None:
         """Documents of `skip` become its bad records; those before row `first` are left out."""
         self.bad: list[BadRecord] = []
+        self.bytes = 0
         self._skip = {record.row: record for record in skip}
         self._first = first
         self.columns = ColumnTypes()
@@ -189,6 +194,7 @@ class _ChunkReader:
             yield self._hand_out(chunk, sizes)
 
     def _hand_out(self, chunk: Sequence[Document], sizes: list[int]) -> list[str]:
+        self.bytes += sum(sizes)
         self._waiting.append(([d.row for d in chunk], [d.id for d in chunk], sizes))
         return [d.text for d in chunk]
 

@@ -10,11 +10,12 @@ from assay.flows.cli import (  # noqa: F401 - adds the commands
     datasets,
     look,
     run,
+    store,
     taggers,
     tagging,
 )
 from assay.flows.cli.console import FINDINGS, INTERRUPTED, OK, USAGE, app, message
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, Unfinished
 
 __all__ = ["FINDINGS", "INTERRUPTED", "OK", "USAGE", "app", "main"]
 
@@ -27,7 +28,7 @@ def main() -> None:
         if os.environ.get("ASSAY_DEBUG"):
             raise
         message(f"error: {e}")
-        code = USAGE
+        code = FINDINGS if isinstance(e, Unfinished) else USAGE
     except KeyboardInterrupt:
         message("interrupted; what is committed is kept, and the same command continues")
         code = INTERRUPTED

@@ -1,7 +1,8 @@
 """Commands that look at what is there: status, report, explain."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -19,10 +20,15 @@ from assay.flows.cli.console import (
     stdout,
 )
 
+if TYPE_CHECKING:
+    from assay.flows.status import RunStatus
+
+_SHOWN = 20
+
 
 @app.command(group=LOOK)
 def status(store: Store, *, json: AsJson = False) -> int:
-    """Show how far each run of a store is. Exits with 1 while one is unfinished or has unreadable shards."""
+    """Show how far each run of a store is, and what it could not do. Exits with 1 while one has such findings."""
     import json as json_module
 
     from assay.flows.status import store_status
@@ -38,16 +44,15 @@ def status(store: Store, *, json: AsJson = False) -> int:
                     r.run,
                     r.corpus,
                     f"{r.shards_done:,}/{r.shards:,}",
-                    _state(r.finished, r.unreadable_shards),
+                    _state(r),
                     *(f"{n:,}" if r.finished else "–" for n in (r.rows_in, r.rows_kept, r.rows_quarantined, r.tokens)),
                     ", ".join(f"{name} {n:,}" for name, n in r.undecided.items()),
                 ]
                 for r in runs
             ],
         )
-        if not all(r.finished for r in runs):
-            print_lines(["unfinished: run the same `assay tag` again, and it does what is missing"])
-    return OK if all(r.finished and not r.unreadable_shards for r in runs) else FINDINGS
+        print_lines(list(_trouble_lines(store, runs)))
+    return OK if all(r.retried_by or (r.finished and not r.troubles) for r in runs) else FINDINGS
 
 
 @app.command(group=LOOK)
@@ -100,7 +105,26 @@ def explain(
     return OK
 
 
-def _state(finished: bool, unreadable: int) -> str:
-    if not finished:
+def _state(run: "RunStatus") -> str:
+    if run.retried_by:
+        return f"retried by {run.retried_by}"
+    if not run.finished:
         return "unfinished"
-    return f"finished, {unreadable} unreadable" if unreadable else "finished"
+    return f"finished, {run.unreadable_shards} unreadable" if run.unreadable_shards else "finished"
+
+
+def _trouble_lines(store: str, runs: "list[RunStatus]") -> Iterator[str]:
+    """What the runs could not do and what to do about it."""
+    for run in runs:
+        if run.retried_by or (run.finished and not run.troubles):
+            continue
+        yield f"run {run.run}:"
+        for trouble in run.troubles[:_SHOWN]:
+            yield f"  {trouble.kind}: {trouble.uri}, row {trouble.row}: {trouble.what}"
+        if len(run.troubles) > _SHOWN:
+            yield f"  and {len(run.troubles) - _SHOWN} more: --json lists up to 100 of a kind"
+        if not run.finished:
+            yield "  unfinished: the same `assay tag` again does what is missing, or"
+        kinds = {trouble.kind for trouble in run.troubles}
+        flag = " --quarantined" if kinds == {"quarantined"} else ""
+        yield f"  next: assay retry {store} --run {run.run}{flag}"

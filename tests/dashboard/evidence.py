@@ -53,7 +53,14 @@ def scored(
                      ("181 to 9,310 tokens", 0.951))
     ]  # fmt: skip
     candidates = [
-        Candidate(layers=(layer,), features=k, pooling="any", detail="top K by Δ", validation=round(v - layer / 50, 4))
+        Candidate(
+            rule="any_of",
+            layers=(layer,),
+            features=k,
+            pooling="any",
+            detail=f"K = {k}",
+            validation=round(v - layer / 50, 4),
+        )
         for layer in (1, 2)
         for k, v in ((1, 0.74), (2, 0.78), (4, 0.77), (8, 0.72), (16, 0.66), (32, 0.58))
     ]

@@ -66,7 +66,7 @@ def test_a_lower_mean_error_wins() -> None:
 
 
 def test_an_or_that_saturates_is_said_and_only_then() -> None:
-    assert saturation_words(evidence_of(scored())) == "With pooling any, 2 features are best (0.760); 32 give 0.560."
+    assert saturation_words(evidence_of(scored())) == "An OR of features (any of) is best with 2, 0.760; 32 give 0.560."
     assert saturation_words(evidence_of(labelled())) == ""
 
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.flows.tag import open_store
+from assay.flows.stores import open_store
 from assay.schemas.base import record_json
 from assay.schemas.corpus import ReadOptions
-from assay.schemas.scope import Scope
+from assay.schemas.scope import EncoderIdentity, FeaturesIdentity, Scope
 from assay.schemas.statistics import shard_statistics
 from assay.schemas.store import ShardEntry, TagManifest
 from assay.schemas.tagger import Tagger
@@ -44,8 +44,14 @@ def made_store(folder: Path, files: Mapping[str, Sequence[Written]], taggers: Se
     for shard in plan.shards:
         entries.append(_entry(store, shard.id, by_path[str(Path(shard.source.uri).resolve())], tagger_set, shard))
     scope = Scope(name="made", backbone="no-such-folder", sae="no-such-folder", layers=LAYERS)
-    identity = {"encoder": {}, "features": {"watched": []}, "scope": scope.model_dump(mode="json")}
-    store.create("features/f/identity.json", json.dumps(identity).encode(), attempt="a")
+    encoder = EncoderIdentity(
+        files={}, layers=LAYERS, activation="topk", k=2, d_model=2, d_sae=64, window=64, overlap=8, max_tokens=None,
+        mask_first=True, norm_outlier=None, dtype="float32", encoder_dtype="float32",
+    )  # fmt: skip
+    features = FeaturesIdentity.of(scope.on("cpu"), ENCODER, ())
+    identity = {"encoder": encoder, "features": features, "scope": scope}
+    kept = {name: part.model_dump(mode="json") for name, part in identity.items()}
+    store.create("features/f/identity.json", json.dumps(kept).encode(), attempt="a")
     store.create(
         "tags/t/taggers.json", json.dumps([t.model_dump(mode="json") for t in taggers]).encode(), attempt="a"
     )  # fmt: skip

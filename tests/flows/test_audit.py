@@ -8,18 +8,29 @@ from typing import Any
 
 import pytest
 
-from assay.flows.audit import INPUT, audit_tagger, input_names
+from assay.flows.audit import audit_tagger
+from assay.flows.audit_run import INPUT, input_names
 from assay.flows.cli import FINDINGS, OK, USAGE
+from assay.flows.scopes import weights_are_here
 from assay.schemas.audit import AuditReport, DimensionAudit
+from assay.schemas.scope import Scope
 from assay.schemas.tagger import Tagger
 from tests.dashboard.test_report import HOSTILE, UNSEEN, Page
-from tests.flows.conftest import Cli
+from tests.flows.conftest import Cli, Tagged
 from tests.flows.made_store import Written, made_store
 from tests.workers.feature_tables import Doc, dense, labeller, score
 
 TOPIC = labeller(
     {(4, 0): (1.0, (3.0, 0.0, 0.0)), (4, 1): (1.0, (0.0, 3.0, 0.0)), (4, 2): (1.0, (0.0, 0.0, 3.0))}
 )  # fmt: skip
+
+
+TERMS = """
+templates: {en: ["{Term} reads.", "This is {term}."]}
+fillers: {en: [a person, a cook]}
+terms:
+  - {name: deaf, kind: disability, phrases: {en: a deaf woman}}
+"""
 
 
 def quality(weight: float, tokens: Sequence[str] = ("lorem",), **changes: Any) -> Tagger:
@@ -153,6 +164,17 @@ def test_identity_terms_are_left_out_with_a_reason_where_the_weights_are_not_her
     report = audit_tagger(str(planted(tmp_path, quality(4.0))), "quality")
     assert report.identity is None
     assert any("Identity terms weren't tried" in note for note in report.notes)
+
+
+def test_identity_terms_are_tried_by_default_where_the_weights_are_here(tagged: Tagged, tmp_path: Path) -> None:
+    assert not weights_are_here(Scope(name="x", backbone="no-such-folder", sae="embedded", layers=(1,)))
+    terms = tmp_path / "terms.yaml"
+    terms.write_text(TERMS, "utf-8")
+    report = audit_tagger(str(tagged.store), "toxicity", terms=terms, device="cpu")
+    assert report.identity is not None
+    assert report.identity.sentences == 2 * (2 + 1)
+    assert [(t.term, t.example, t.sentences) for t in report.identity.terms] == [("deaf", "A deaf woman reads.", 2)]
+    assert audit_tagger(str(tagged.store), "toxicity", terms=terms, device="cpu", identity=False).identity is None
 
 
 def test_equal_stores_give_equal_audits_whatever_the_order_of_files(tmp_path: Path) -> None:

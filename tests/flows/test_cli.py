@@ -12,24 +12,9 @@ from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
 COMMANDS = (
-    "demo",
-    "tag",
-    "fit",
-    "curate",
-    "plan",
-    "train-sae",
-    "status",
-    "explain",
-    "report",
-    "evidence",
-    "audit",
-    "doctor",
-    "scopes",
-    "definitions",
-    "apply",
-    "recompute",
-    "calibrate",
-)
+    "demo", "tag", "fit", "curate", "plan", "train-sae", "status", "explain", "report", "evidence", "audit",
+    "doctor", "scopes", "definitions", "apply", "recompute", "calibrate", "retry", "fsck", "gc",
+)  # fmt: skip
 LOOK = """
 import sys
 from assay.flows import cli
