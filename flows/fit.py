@@ -11,7 +11,6 @@ from prefect import flow
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
 from assay.flows.scopes import load_scope, resolve_scope
-from assay.flows.stores import list_runs, load_manifest
 from assay.flows.tag import tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
@@ -26,6 +25,7 @@ from assay.taggers.stored import Stored
 from assay.taggers.target import describe
 from assay.taggers.tokens import with_tokens
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import list_runs, load_manifest
 
 _ALL_FEATURES = 1_000_000
 Say = Callable[[str], None]
