@@ -44,9 +44,8 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
     say: Say = stderr().print
     definition = parameters.definition
     labelled = read_definition(definition, Path(parameters.data) if parameters.data else None)
-    for line in labelled.lines():
-        say(line)
-    read_target(labelled.examples, definition)  # before the model runs for nothing
+    target = read_target(labelled.examples, definition)  # wrong labels are an error before the model runs
+    say(f"{len(labelled.examples):,} examples; {describe(target, inferred=definition.kind is None)}")
     if parameters.store:
         stored, examples = _stored_features(labelled.examples, parameters)
     else:
@@ -64,7 +63,6 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
             f"{cut:,} of {len(examples):,} documents ({cut / len(examples):.0%}) lack features below their floor, "
             "which were taken for absent; texts alone (without --store) keep every feature"
         )
-    say(lines[-1])
     tagger = fit(
         problem, definition, _record(labelled, lost, parameters), say=say, explain=_explainer(stored, parameters)
     )
