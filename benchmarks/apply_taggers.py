@@ -47,13 +47,13 @@ class Task:
 def write_store(task: Task) -> Path:
     """A store with a finished run of no tags over `task.documents` documents, with real features objects."""
     from assay.flows.scopes import resolve_scope
-    from assay.flows.stores import begin_run, open_store, seal, write_identity
     from assay.schemas.base import fingerprint
     from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard, SourceObject
     from assay.schemas.store import RunRecord, ShardCommit, features_prefix
     from assay.workers.feature_table import ParquetBuffer
     from assay.workers.shard_tags import TagWriter
     from assay.workers.storage.commits import CommitLog
+    from assay.workers.stores import begin_run, open_store, seal, write_identity
     from assay.workers.tagger_set import TaggerSet
 
     resolved = resolve_scope("embedded", device="cpu")
@@ -271,9 +271,9 @@ def _sum(column: Any, kind: Any) -> Any:
 
 def _columns(store: str, taggers: str) -> list[str]:
     from assay.flows.apply import base_run
-    from assay.flows.stores import read_identity
     from assay.schemas.tagger import load_taggers
     from assay.workers.storage.objects import ObjectStore
+    from assay.workers.stores import read_identity
     from assay.workers.tagger_set import TaggerSet
 
     objects = ObjectStore(store)

@@ -81,5 +81,6 @@ def _run(
     workers = min(place.workers, len(todo))
     with ray_session(place.ray_address, cpus=workers * place.cpus):
         for outcome in WorkPool(make_worker, PoolOptions(workers=workers, cpus=place.cpus, gpus=place.gpus)).run(todo):
-            assert isinstance(outcome.unit, Shard)  # noqa: S101 - as they went in
-            yield outcome.unit, outcome.receipt, outcome.error
+            done = outcome.unit
+            assert isinstance(done, Shard)  # noqa: S101 - as they went in
+            yield done, outcome.receipt, outcome.error
