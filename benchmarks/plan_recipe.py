@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from benchmarks.machine import describe, peak_rss, versions
 
 _SHARD_DOCUMENTS, _GROUP = 50_000, 2048
 _DOMAINS = ("code", "news", "science", "fiction", "shop", "forum")
-_RECIPES = {
+_RECIPES: dict[str, dict[str, Any]] = {
     "rules": {},
     "rules, sample": {"sample": {"fraction": 0.5}},
     "rules, mixture": {
@@ -68,7 +69,7 @@ def plans(folder: Path) -> list[tuple[str, dict[str, float]]]:
     """Each recipe's seconds and what it keeps."""
     found = []
     for name, stages in _RECIPES.items():
-        values = {
+        values: dict[str, Any] = {
             "name": "bench",
             "sources": [{"store": str(folder)}],
             "rules": [

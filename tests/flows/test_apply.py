@@ -118,7 +118,7 @@ def test_the_applied_run_is_a_run_to_report_status_and_curate(
         f"""
 name: kind
 sources: [{{store: "{store}", run: {manifest.run}}}]
-rules: [{{name: unkind, reason: unkind, drop_if: [{{column: kindness, below: 0.5}}]}}]
+rules: [{{name: unkind, reason: unkind, drop_if: kindness < 0.5}}]
 output: {{path: "{tmp_path / "out"}"}}
 """
     )
