@@ -108,9 +108,9 @@ def test_two_rules_or_sources_of_one_name_are_a_mistake(tmp_path: Path) -> None:
     ]
 
 
-def test_a_rule_may_not_take_the_name_of_a_later_stage(tmp_path: Path) -> None:
+def test_a_rule_may_not_take_the_name_of_a_stage(tmp_path: Path) -> None:
     (line,) = mistakes(tmp_path, GOOD.replace("name: short", "name: mixture"))[1:]
-    assert "a rule can't have the name of a later stage: ['mixture']" in line
+    assert "a rule can't have the name of a stage: ['mixture']" in line
 
 
 def test_no_and_yes_stay_words_as_yaml_1_2_has_them(tmp_path: Path) -> None:
