@@ -1,0 +1,98 @@
+"""What the workers of a search for copies share: the job, its units, and where their objects lie."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from assay.schemas.corpus import ReadOptions
+from assay.schemas.dedup import Dedup
+from assay.schemas.store import ShardEntry, StoredObject
+from assay.workers.dedup import exact, features, near
+from assay.workers.dedup.contamination import Reference
+from assay.workers.dedup.features import FeatureWeights
+from assay.workers.dedup.matching import Judge
+from assay.workers.dedup.records import ORDINAL_BITS
+from assay.workers.feature_table import iter_parquet
+from assay.workers.storage.objects import ObjectStore
+
+WORK = "work"
+SIGNED, MATCHED = f"{WORK}/signed", f"{WORK}/matched"
+KINDS = ("exact", "near", "features")
+
+Select = Callable[[int, pa.Table], NDArray[np.bool_]]
+"""which documents of a tags table of a source are compared"""
+
+
+class DedupJob(NamedTuple):
+    """Everything that a worker needs; picklable."""
+
+    stores: tuple[str, ...]
+    """one a source"""
+    options: tuple[ReadOptions, ...]
+    dedup: Dedup | None
+    reference: Reference | None
+    weights: FeatureWeights | None
+    select: Select | None
+    partitions: int
+    output: str
+    fingerprint: str
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The stages that compare documents with each other, in their order."""
+        asked = {"exact": self.dedup, "near": self.dedup and self.dedup.near, "features": self.weights}
+        return tuple(kind for kind in KINDS if asked[kind])
+
+
+class SearchUnit(NamedTuple):
+    """One tagged shard of one source."""
+
+    number: int
+    """its place in the search: sources in order, shards in corpus order"""
+    source: int
+    entry: ShardEntry
+
+    @property
+    def id(self) -> str:
+        return f"{self.source}-{self.entry.shard}"
+
+    def document(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of this shard's documents, by their index in its tags table."""
+        return (np.int64(self.number) << ORDINAL_BITS) | index.astype(np.int64)
+
+
+def place(document: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The unit and the index in it of each document number."""
+    return document >> ORDINAL_BITS, document & ((1 << ORDINAL_BITS) - 1)
+
+
+class Rule(NamedTuple):
+    """How one stage judges candidates by their sketches."""
+
+    judge: Judge
+    threshold: float
+    one_a_text: bool
+
+
+def stage_rule(dedup: Dedup, kind: str) -> Rule:
+    """The rule of a stage; the features stage is judged again, by exact cosines, once candidates are few."""
+    if kind == "exact":
+        return Rule(exact.equal, 1.0, one_a_text=False)
+    if kind == "near":
+        assert dedup.near is not None  # noqa: S101 - kinds holds it only then
+        return Rule(near.similarity, dedup.near.threshold, one_a_text=True)
+    assert dedup.features is not None  # noqa: S101 - kinds holds it only then
+    return Rule(features.projected_cosine, features.projected_threshold(dedup.features), one_a_text=True)
+
+
+def read_object(store: ObjectStore, stored: StoredObject, columns: list[str] | None = None) -> pa.Table:
+    """A shard's table, or some columns of it, verified."""
+    return pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(stored)), columns))
+
+
+def layer_names(layer: int) -> list[str]:
+    """The columns of a features table that hold one layer."""
+    return [f"l{layer}_{name}" for name in ("ids", "max", "mean", "count", "floor")]
