@@ -84,9 +84,12 @@ PLANTS: dict[str, Plant] = {
 
 
 def pages(sources: Sequence[str], count: int, seed: int) -> Iterator[Page]:
-    """`count` pages of 100 to 700 words, each put together from paragraphs of random sources."""
+    """`count` pages of 100 to 700 words, each put together from paragraphs of 12 to 60 words of random sources.
+
+    No two pages of one paragraph each: what goes and was not planted is a mistake.
+    """
     draw = random.Random(seed)
-    paragraphs = [p for text in sources for p in re.split(r"\n+", text) if len(p.split()) >= 12]
+    paragraphs = [p for text in sources for p in re.split(r"\n+", text) if 12 <= len(p.split()) <= 60]
     for number in range(count):
         wanted, parts = draw.randint(100, 700), list[str]()
         while sum(part.count(" ") + 1 for part in parts) < wanted:

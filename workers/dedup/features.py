@@ -77,6 +77,8 @@ def feature_vectors(table: pa.Table, layer: int) -> csr_array:
 
 def feature_keys(vectors: csr_array, weights: FeatureWeights, cut: Bands) -> Hashes:
     """One key a band [N, bands] for documents that have features each."""
+    if not vectors.shape[0]:
+        return np.zeros((0, cut.count), np.uint64)
     lengths = np.diff(vectors.indptr)
     document = np.repeat(np.arange(vectors.shape[0]), lengths)
     strength = vectors.data * weights.of(vectors.indices)

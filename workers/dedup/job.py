@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from assay.schemas.corpus import ReadOptions
@@ -90,7 +91,10 @@ def stage_rule(dedup: Dedup, kind: str) -> Rule:
 
 def read_object(store: ObjectStore, stored: StoredObject, columns: list[str] | None = None) -> pa.Table:
     """A shard's table, or some columns of it, verified."""
-    return pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(stored)), columns))
+    data = pa.BufferReader(store.read_verified(stored))
+    empty = pq.read_schema(data).empty_table()  # a shard of bad records only has no row group
+    data.seek(0)
+    return pa.concat_tables([empty.select(columns) if columns else empty, *iter_parquet(data, columns)])
 
 
 def layer_names(layer: int) -> list[str]:

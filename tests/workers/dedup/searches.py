@@ -23,7 +23,7 @@ Source = tuple[str, TagManifest]
 
 def plan(
     sources: list[Source],
-    output: Path,
+    output: Path | str,
     dedup: dict[str, Any] | None = None,
     decontaminate: dict[str, Any] | None = None,
     *,

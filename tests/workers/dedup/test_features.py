@@ -84,6 +84,12 @@ def test_keys_find_retold_documents_and_few_others() -> None:
     assert (keys == others[np.roll(np.arange(300), 1)]).any(1).mean() < 0.01
 
 
+def test_no_documents_have_no_keys() -> None:
+    empty, weights = feature_vectors(features_of([]), 3), feature_weights([features_of([])], 3)
+    assert feature_keys(empty, weights, feature_bands(FeatureCopies(layer=3))).shape == (0, 32)
+    assert projections(empty).shape == (0, 128)
+
+
 def test_a_feature_that_every_document_has_weighs_nothing_and_a_new_one_weighs_most() -> None:
     weights = feature_weights([features_of([{1: 1.0, 2: 1.0}, {1: 1.0}, {1: 1.0}])], 3)
     common, rare, unseen = weights.of(np.array([1, 2, 99999], np.int32))

@@ -203,3 +203,11 @@ def test_a_source_that_changed_since_it_was_tagged_is_refused(tmp_path: Path) ->
     with pytest.raises(AssayError, match="changed"):
         run(plan([source], tmp_path / "out", NEAR))
     assert not ObjectStore(str(tmp_path / "out")).exists("manifest.json")
+
+
+def test_a_result_on_s3_is_the_one_on_a_disk(tmp_path: Path, pages: list[Page], root: str) -> None:
+    source = store_of(tmp_path, [(page.id, page.text) for page in pages[:120]])
+    there = run(plan([source], root, NEAR, partitions=2))
+    here = run(plan([source], tmp_path / "here", NEAR, partitions=2))
+    assert there == here
+    assert list(ObjectStore(root).list()) == list(ObjectStore(str(tmp_path / "here")).list())
