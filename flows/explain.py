@@ -10,8 +10,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from assay.flows.report import read_taggers
-from assay.flows.tag import load_manifest
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.errors import AssayError, inert, printable
@@ -20,6 +18,7 @@ from assay.schemas.store import ShardEntry, TagManifest, features_prefix
 from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
+from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 

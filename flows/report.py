@@ -1,19 +1,17 @@
 """Gathers a finished run's or a curated dataset's numbers into a report."""
 
-import json
 from collections.abc import Sequence
 
 import pyarrow as pa
 
 from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
-from assay.flows.tag import load_manifest
 from assay.schemas.composition import Composition
 from assay.schemas.curation import CurationManifest
-from assay.schemas.errors import AssayError
 from assay.schemas.statistics import TagColumn
-from assay.schemas.store import StoredObject, TagManifest, tags_prefix
+from assay.schemas.store import StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.feature_table import iter_parquet
+from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 
 
@@ -83,16 +81,12 @@ def _of_dataset(output: ObjectStore, manifest: CurationManifest) -> Report:
         rules=tuple(
             RuleLine(name=r.name, dropped=r.dropped.documents, tokens=r.dropped.tokens, failed=r.alone)
             for r in manifest.rules
+        )
+        + tuple(
+            RuleLine(name=s.name, dropped=s.dropped.documents, tokens=s.dropped.tokens, failed=s.dropped.documents)
+            for s in manifest.stages
         ),
     )
-
-
-def read_taggers(store: ObjectStore, tagset: str) -> Sequence[Tagger]:
-    """The taggers that a store's tag set was made with."""
-    key = f"{tags_prefix(tagset)}/taggers.json"
-    if not store.exists(key):
-        raise AssayError(f"no record of tag set {tagset}", where=store.root)
-    return [Tagger.model_validate(t) for t in json.loads(store.read(key))]
 
 
 def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from assay.flows.tag import list_runs, require_store
 from assay.schemas.base import Model
 from assay.schemas.corpus import CorpusPlan
 from assay.schemas.store import RunRecord, TagManifest, run_prefix, tags_prefix
+from assay.workers.runs import list_runs, require_store
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 

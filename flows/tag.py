@@ -4,7 +4,6 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -35,6 +34,10 @@ from assay.workers.corpora.columns import unify_columns
 from assay.workers.corpora.planning import plan_corpus
 from assay.workers.feature_table import iter_parquet, parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
+from assay.workers.runs import STORE_MARKER as STORE_MARKER
+from assay.workers.runs import list_runs as list_runs
+from assay.workers.runs import load_manifest as load_manifest
+from assay.workers.runs import require_store as require_store
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
@@ -44,7 +47,6 @@ from assay.workers.tagging import ShardTagger, TagJob, write_identity
 
 _SMALL_MODEL_BYTES = 10**9
 _MERGE_EVERY = 64
-STORE_MARKER = "assay-store.json"
 
 
 class TagReport(NamedTuple):
@@ -353,33 +355,3 @@ class _Merged:
     def parquet(self) -> tuple[bytes, int]:
         table = merge(self._tables)
         return parquet_bytes(table), table.num_rows
-
-
-def require_store(store: ObjectStore) -> None:
-    """AssayError unless this is a store that tagging has made."""
-    if not store.exists(STORE_MARKER):
-        raise AssayError("no Assay store here", where=store.root, hint="`assay tag CORPUS --store STORE` makes one")
-
-
-def load_manifest(store: ObjectStore, run: str | None = None) -> TagManifest:
-    """A finished run's manifest; without `run`, the store's only one. AssayError lists the runs otherwise."""
-    require_store(store)
-    runs = list(list_runs(store))
-    finished = [name for name, sealed in runs if sealed]
-    if run is None and len(finished) == 1:
-        run = finished[0]
-    if run is None or run not in finished:
-        what = f"no finished run {run!r}" if run else "no finished run" if not finished else "several finished runs"
-        listed = ", ".join(f"{name}{'' if sealed else ' (unfinished)'}" for name, sealed in runs) or "none"
-        raise AssayError(
-            f"{what} in this store", where=store.root, hint=f"runs: {listed}; name one (--run, or run: in a recipe)"
-        )
-    return TagManifest.model_validate_json(store.read(f"{run_prefix(run)}/manifest.json"))
-
-
-def list_runs(store: ObjectStore) -> Iterator[tuple[str, bool]]:
-    """Every run of a store, and whether it has a manifest."""
-    keys: Sequence[str] = sorted(store.list("runs"))
-    sealed = {key.split("/")[1] for key in keys if key.endswith("/manifest.json")}
-    for run in sorted({key.split("/")[1] for key in keys}):
-        yield run, run in sealed

@@ -45,6 +45,13 @@ class Tally(Model):
             bytes=self.bytes + other.bytes,
         )
 
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(
+            documents=self.documents - other.documents,
+            tokens=self.tokens - other.tokens,
+            bytes=self.bytes - other.bytes,
+        )
+
 
 class RuleTally(Model):
     """What a rule does: after the rules before it, and what it would do alone."""
@@ -53,6 +60,30 @@ class RuleTally(Model):
     reason: str
     dropped: Tally
     alone: int = Field(ge=0, description="documents that match it, whatever other rules say")
+    undecided: int = Field(0, ge=0, description="documents on which it is unknown, whatever other rules say")
+
+
+class StratumCut(Model):
+    """What a stage does to the documents of one value of a tag: enough to repeat its choice."""
+
+    stratum: str = Field(description="the value; empty: all documents, or those of no listed value")
+    available: Tally = Field(description="that reached the stage")
+    wanted: float | None = Field(None, description="tokens or documents, with repeats; null: all")
+    whole: int = Field(ge=0, description="copies that each document gets")
+    cut: str | None = Field(
+        None, pattern=r"^[0-9a-f]{16}$", description="documents whose key is at most this get one more; null: none"
+    )
+    kept: Tally = Field(description="distinct documents that passed")
+    written: Tally = Field(description="with repeats")
+    capped: bool = Field(False, description="max_repeat kept it below what was wanted")
+
+
+class StageTally(Model):
+    """What a stage after the rules does."""
+
+    name: str = Field(description="sample or mixture")
+    dropped: Tally
+    strata: tuple[StratumCut, ...]
 
 
 class SourceLineage(Model):
@@ -77,19 +108,25 @@ class CurationManifest(Model):
     sources: tuple[SourceLineage, ...]
     columns: dict[str, str] = Field(description="columns of the dataset and their Arrow types")
     rows_in: int = Field(description="documents and bad records that were read: kept + dropped + quarantined")
-    kept: Tally
+    kept: Tally = Field(description="distinct documents")
     dropped: Tally
     rows_quarantined: int
+    repeated: Tally = Field(default_factory=Tally, description="further copies: written = kept + repeated")
+    undecided: int = Field(0, description="kept documents on which a rule is unknown")
     rules: tuple[RuleTally, ...]
-    statistics: dict[str, StoredObject] = Field(description="kept and dropped: statistics, merged")
+    stages: tuple[StageTally, ...] = Field((), description="sample and mixture, where the recipe has them")
+    thresholds: dict[str, float] = Field(default_factory=dict, description="tagger -> what threshold() stood for")
+    statistics: dict[str, StoredObject] = Field(
+        description="kept and dropped: statistics, merged; repeated: of further copies"
+    )
     shards: tuple[StoredObject, ...] = Field(description="the dataset, in order; keys relative to its folder")
     dropped_shards: tuple[StoredObject, ...] = ()
 
 
-def curation_fingerprint(recipe: Recipe, sources: tuple[SourceLineage, ...]) -> str:
-    """16 hex digits over everything that decides the bytes; the output's path is left out."""
-    body = recipe.model_dump(mode="json")
+def curation_fingerprint(recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float]) -> str:
+    """16 hex digits over everything that decides the bytes; paths are left out."""
+    body = recipe.model_dump(mode="json", exclude={"calibrations"})
     body["output"].pop("path")
-    body.pop("sources")
+    body["sources"] = [source.model_dump(mode="json", exclude={"store", "run"}) for source in recipe.sources]
     lineage = [source.model_dump(mode="json", exclude={"store"}) for source in sources]
-    return fingerprint([body, lineage])
+    return fingerprint([body, lineage, thresholds])

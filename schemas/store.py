@@ -27,6 +27,7 @@ class ShardCommit(Model):
     rows_kept: int = Field(ge=0)
     rows_dropped: int = Field(0, ge=0)
     rows_quarantined: int = Field(0, ge=0)
+    rows_repeated: int = Field(0, ge=0, description="further copies of kept rows (curate)")
     tokens: int = Field(0, ge=0, description="tokens of the kept rows")
     quarantine_reasons: dict[str, int] = Field(default_factory=dict)
     unreadable: str = Field("", description="why the whole shard could not be read; its rows are not known then")

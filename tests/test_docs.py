@@ -26,7 +26,8 @@ from assay.schemas.statistics import STATISTICS, TagColumn
 from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger
 from assay.schemas.yaml_file import load_yaml
 from assay.workers.corpora.records import REASONS, BadRecord
-from assay.workers.curating import CurateJob, ShardCurator, output_schema
+from assay.workers.curate_job import CurateJob
+from assay.workers.curating import ShardCurator, output_schema
 from assay.workers.feature_table import features_schema
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
@@ -308,7 +309,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     recipe = {
         "name": "demo",
         "sources": [{"store": str(demo / "store")}],
-        "rules": [{"name": "short", "reason": "short", "drop_if": [{"column": "n_bytes", "below": 60}]}],
+        "rules": [{"name": "short", "reason": "short", "drop_if": "n_bytes < 60"}],
         "output": {"path": str(demo / "curated"), "shard_mb": 0.002, "dropped": True},
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
