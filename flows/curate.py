@@ -13,6 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
+from assay.flows.dedup import SearchPlan, SearchReport, finished, recipe_search, search
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
 from assay.flows.recipes import check
@@ -22,6 +23,7 @@ from assay.schemas.curation import (
     OutputShard,
     RuleTally,
     SourceLineage,
+    StageTally,
     Tally,
     curation_fingerprint,
 )
@@ -33,6 +35,7 @@ from assay.schemas.store import ShardCommit, StoredObject, TagManifest
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.curating import CONTROL, ShardCurator, output_schema
+from assay.workers.dedup.copies import CopyLists
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.ranking import HashCache
@@ -42,6 +45,16 @@ from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.survey_total import SurveyTotal
 from assay.workers.surveying import OutputPlanner, Surveyor, find_stages, in_order
+
+
+class Prepared(NamedTuple):
+    """A recipe that was checked against its sources."""
+
+    job: CurateJob
+    manifests: tuple[TagManifest, ...]
+    lineage: tuple[SourceLineage, ...]
+    search: SearchPlan | None
+    """the search for copies that it asks for"""
 
 
 class Preview(NamedTuple):
@@ -57,6 +70,10 @@ class Preview(NamedTuple):
     dropped: Tally
     undecided: int
     rules: tuple[RuleTally, ...]
+    search: str
+    """fingerprint of the search that `copies` come from"""
+    copies: tuple[StageTally, ...]
+    """what the search for copies drops; empty if it wasn't done yet"""
     statistics: dict[str, pa.Table]
     """kept, dropped, and repeated where documents are"""
     shards: tuple[OutputShard, ...]
@@ -72,7 +89,7 @@ class CurateReport(NamedTuple):
     seconds: float
 
 
-def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest, ...], tuple[SourceLineage, ...]]:
+def prepare(parameters: CurateParameters) -> Prepared:
     """Reads the sources' manifests and checks the recipe against them; AssayError before anything is written."""
     recipe = parameters.recipe
     checked = check(recipe, parameters.where)
@@ -91,7 +108,7 @@ def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest,
     )
     job = CurateJob(
         recipe=recipe,
-        fingerprint=curation_fingerprint(recipe, lineage, checked.thresholds),
+        fingerprint="",
         options=tuple(m.options for m in manifests),
         tag_columns=manifests[0].taggers,
         columns=unify_columns(m.columns for m in manifests),
@@ -100,7 +117,9 @@ def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest,
         watched=checked.facts.watched,
     )
     output_schema(job)
-    return job, manifests, lineage
+    found = recipe_search(job, manifests, included_shards(recipe, manifests))
+    name = curation_fingerprint(recipe, lineage, checked.thresholds, found.job.fingerprint if found else "")
+    return Prepared(job._replace(fingerprint=name), manifests, lineage, found)
 
 
 def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[TaggedShard]:
@@ -115,8 +134,13 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
 
 @task(name="survey", persist_result=False)
 def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
-    """Applies the recipe to every tagged shard, reading tags only; lays out the output shards."""
-    job, manifests, lineage = prepare(parameters)
+    """Applies the recipe to every tagged shard, reading tags only; lays out the output shards.
+
+    Of copies it knows what an earlier search found; while there is none, nothing is dropped as a copy.
+    """
+    job, manifests, lineage, asked = prepare(parameters)
+    if asked is not None and (result := finished(asked)) is not None:
+        job = job._replace(copies=CopyLists.of(asked.job.output, result))
     shards = included_shards(job.recipe, manifests)
     units = [unit for unit in shards if not unit.entry.unreadable]
     hashes = HashCache()
@@ -146,15 +170,16 @@ def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
         dropped=dropped,
         undecided=total.undecided,
         rules=total.rules(),
+        search=asked.job.fingerprint if asked is not None and job.copies is not None else "",
+        copies=total.copies(),
         statistics=total.statistics(),
         shards=tuple(planner.finish()),
     )
 
 
 @task(name="claim output", persist_result=False)
-def claim_output(preview: Preview) -> None:
+def claim_output(job: CurateJob) -> None:
     """Marks the output folder as this recipe's; AssayError, which no retry mends, if it's another's."""
-    job = preview.job
     output = ObjectStore(job.recipe.output.path)
     record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
     key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
@@ -253,6 +278,8 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         repeated=preview.written - preview.kept,
         undecided=preview.undecided,
         rules=preview.rules,
+        search=preview.search,
+        copies=preview.copies,
         stages=job.stages,
         thresholds=job.thresholds,
         statistics=statistics,
@@ -268,14 +295,31 @@ def seal_dataset(preview: Preview) -> CurationManifest:
 def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
+    prepared = prepare(parameters)
+    step(claim_output)(prepared.job)
+    if prepared.search is not None:
+        search(prepared.search, parameters.workers, parameters.ray_address)
     preview: Preview = step(survey)(parameters)
-    step(claim_output)(preview)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
     report = CurateReport(manifest, parameters.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
         create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
+
+
+@flow(name="search", flow_run_name="search {parameters.recipe.name}", validate_parameters=True, persist_result=False)
+def search_copies(parameters: CurateParameters) -> SearchReport:
+    """Finds the copies that a recipe asks for, where its curation will look for them; AssayError if it asks for none."""
+    started = time.monotonic()
+    prepared = prepare(parameters)
+    if prepared.search is None:
+        raise AssayError(
+            "the recipe asks for no search", where=parameters.where, hint="add dedup: or decontaminate: to it"
+        )
+    step(claim_output)(prepared.job)
+    manifest, signed = search(prepared.search, parameters.workers, parameters.ray_address)
+    return SearchReport(manifest, prepared.search.job.output, signed, time.monotonic() - started)
 
 
 def written_statistics(preview: Preview) -> pa.Table:
@@ -303,7 +347,7 @@ def curation_lines(report: CurateReport) -> list[str]:
             f"{m.kept.tokens + m.repeated.tokens:,} tokens"
         )
     lines += [f"  {rule.name}: dropped {rule.dropped.documents:,} ({rule.alone:,} alone)" for rule in m.rules]
-    lines += [f"  {stage.name}: dropped {stage.dropped.documents:,}" for stage in m.stages]
+    lines += [f"  {stage.name}: dropped {stage.dropped.documents:,}" for stage in (*m.copies, *m.stages)]
     if m.undecided:
         lines.append(f"{m.undecided:,} kept documents have a rule that could not be decided")
     return lines

@@ -14,7 +14,6 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
-from assay.flows.tag import load_manifest
 from assay.schemas.base import canonical_json, record_json
 from assay.schemas.dedup import (
     Decontaminate,
@@ -28,6 +27,8 @@ from assay.schemas.errors import AssayError, unknown_name
 from assay.schemas.parameters import DedupParameters
 from assay.schemas.recipe import TaggedSource
 from assay.schemas.store import ShardCommit, TagManifest
+from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.workers.curating import CONTROL
 from assay.workers.dedup import near
 from assay.workers.dedup.clusters import Cluster, gather
 from assay.workers.dedup.contamination import read_reference
@@ -36,10 +37,13 @@ from assay.workers.dedup.job import MATCHED, SIGNED, WORK, DedupJob, SearchUnit,
 from assay.workers.dedup.lists import write_lists
 from assay.workers.dedup.partitions import PartitionMatcher, PartitionUnit, read_matches
 from assay.workers.dedup.resolving import resolve
+from assay.workers.dedup.selection import KeptByRules
 from assay.workers.dedup.signing import ShardSigner
 from assay.workers.pool import PoolOptions, Unit, Worker, WorkPool
+from assay.workers.runs import load_manifest
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
+from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
 
 _VERSION = 1
@@ -80,19 +84,21 @@ def plan_search(
     *,
     select: Select | None = None,
     selection: str = "",
+    shards: Sequence[TaggedShard] | None = None,
     where: str = "",
 ) -> SearchPlan:
-    """Checks what is asked against the sources and reads the benchmarks. AssayError before anything is written."""
+    """Checks what is asked against the sources and reads the benchmarks. AssayError before anything is written.
+
+    `shards` are those to search, by default all; `select` chooses among their documents, and `selection` names both.
+    """
     if dedup is None and decontaminate is None:
         raise AssayError("nothing to look for", where=where, hint="give dedup, decontaminate or both")
     if dedup is not None:
         _check(dedup, manifests, where)
-    units = tuple(
-        SearchUnit(number, source, entry)
-        for number, (source, entry) in enumerate(
-            (s, e) for s, manifest in enumerate(manifests) for e in manifest.shards if not e.unreadable
-        )
-    )
+    if shards is None:
+        shards = [TaggedShard(s, i, e) for s, manifest in enumerate(manifests) for i, e in enumerate(manifest.shards)]
+    readable = (shard for shard in shards if not shard.entry.unreadable)
+    units = tuple(SearchUnit(number, shard.source, shard.entry) for number, shard in enumerate(readable))
     reference, files = read_reference(decontaminate) if decontaminate else (None, ())
     lineage = tuple(
         DedupSource(run=m.run, corpus=m.corpus, features=m.features, tagset=m.tagset, shards=len(m.shards))
@@ -113,11 +119,7 @@ def plan_search(
         fingerprint=dedup_fingerprint(dedup, decontaminate, selection, lineage, files, methods),
     )
     if dedup is not None and dedup.features is not None:
-        layer, names = dedup.features.layer, [f"l{dedup.features.layer}_ids"]
-        sample = units[:: -(-len(units) // _SAMPLED_SHARDS) or 1]
-        _check_layer(sample[:1], stores, layer, where)
-        tables = (read_object(ObjectStore(stores[u.source]), u.entry.objects["features"], names) for u in sample)
-        job = job._replace(weights=feature_weights(tables, layer))
+        _check_layer(units[:1], stores, dedup.features.layer, where)
     return SearchPlan(job, decontaminate, selection, units, lineage, files, rows)
 
 
@@ -157,21 +159,51 @@ def search(plan: SearchPlan, workers: int | None, ray_address: str | None) -> tu
     if (done := finished(plan)) is not None:
         return done, 0
     step(claim_search)(plan)
+    plan = plan._replace(job=with_weights(plan.job, plan.units))
     with ray_session(ray_address, cpus=workers or os.cpu_count() or 1):
         signed = step(sign_shards)(plan, workers)
         step(match_partitions)(plan, workers)
     return step(seal_search)(plan), signed
 
 
+def with_weights(job: DedupJob, units: Sequence[SearchUnit]) -> DedupJob:
+    """The job with the weights of features, counted in 64 shards at most that are spread over the corpus."""
+    if job.dedup is None or job.dedup.features is None:
+        return job
+    layer = job.dedup.features.layer
+    sample = units[:: -(-len(units) // _SAMPLED_SHARDS) or 1]
+    tables = (
+        read_object(ObjectStore(job.stores[u.source]), u.entry.objects["features"], [f"l{layer}_ids"]) for u in sample
+    )
+    return job._replace(weights=feature_weights(tables, layer))
+
+
+def recipe_search(job: CurateJob, manifests: Sequence[TagManifest], shards: Sequence[TaggedShard]) -> SearchPlan | None:
+    """The search that a recipe asks for, over the documents that its rules keep; its result is part of the dataset."""
+    recipe = job.recipe
+    if not recipe.copy_stages:
+        return None
+    kept = KeptByRules(job)
+    return plan_search(
+        recipe.sources,
+        manifests,
+        recipe.dedup,
+        recipe.decontaminate,
+        join(recipe.output.path, CONTROL, "dedup"),
+        select=kept,
+        selection=kept.fingerprint,
+        shards=shards,
+        where=recipe.name,
+    )
+
+
 def finished(plan: SearchPlan) -> DedupManifest | None:
-    """The manifest of this search, if it was finished before. AssayError if the folder holds another one."""
+    """The manifest of this search, if it was finished before; that of another one is not looked at."""
     store = ObjectStore(plan.job.output)
     if not store.exists("manifest.json"):
         return None
     manifest = DedupManifest.model_validate_json(store.read("manifest.json"))
-    if manifest.fingerprint != plan.job.fingerprint:
-        raise _taken(plan)
-    return manifest
+    return manifest if manifest.fingerprint == plan.job.fingerprint else None
 
 
 @task(name="claim search", persist_result=False)

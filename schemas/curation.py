@@ -81,9 +81,9 @@ class StratumCut(Model):
 class StageTally(Model):
     """What a stage after the rules does."""
 
-    name: str = Field(description="sample or mixture")
+    name: str = Field(description="decontaminate, dedup:exact, dedup:near, dedup:features, sample or mixture")
     dropped: Tally
-    strata: tuple[StratumCut, ...]
+    strata: tuple[StratumCut, ...] = Field(description="of sample and mixture")
 
 
 class SourceLineage(Model):
@@ -114,6 +114,8 @@ class CurationManifest(Model):
     repeated: Tally = Field(default_factory=Tally, description="further copies: written = kept + repeated")
     undecided: int = Field(0, description="kept documents on which a rule is unknown")
     rules: tuple[RuleTally, ...]
+    search: str = Field("", description="fingerprint of the search for copies that lies in _assay/dedup")
+    copies: tuple[StageTally, ...] = Field((), description="what that search dropped, where the recipe asks for it")
     stages: tuple[StageTally, ...] = Field((), description="sample and mixture, where the recipe has them")
     thresholds: dict[str, float] = Field(default_factory=dict, description="tagger -> what threshold() stood for")
     statistics: dict[str, StoredObject] = Field(
@@ -123,10 +125,15 @@ class CurationManifest(Model):
     dropped_shards: tuple[StoredObject, ...] = ()
 
 
-def curation_fingerprint(recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float]) -> str:
-    """16 hex digits over everything that decides the bytes; paths are left out."""
-    body = recipe.model_dump(mode="json", exclude={"calibrations"})
+def curation_fingerprint(
+    recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float], search: str = ""
+) -> str:
+    """16 hex digits over everything that decides the bytes; paths are left out.
+
+    `search` is the fingerprint of the search for copies, which covers the benchmarks' contents.
+    """
+    body = recipe.model_dump(mode="json", exclude={"calibrations", "dedup", "decontaminate"})
     body["output"].pop("path")
     body["sources"] = [source.model_dump(mode="json", exclude={"store", "run"}) for source in recipe.sources]
     lineage = [source.model_dump(mode="json", exclude={"store"}) for source in sources]
-    return fingerprint([body, lineage, thresholds])
+    return fingerprint([body, lineage, thresholds, *([search] if search else [])])

@@ -23,30 +23,6 @@ WORK = "work"
 SIGNED, MATCHED = f"{WORK}/signed", f"{WORK}/matched"
 KINDS = ("exact", "near", "features")
 
-Select = Callable[[int, pa.Table], NDArray[np.bool_]]
-"""which documents of a tags table of a source are compared"""
-
-
-class DedupJob(NamedTuple):
-    """Everything that a worker needs; picklable."""
-
-    stores: tuple[str, ...]
-    """one a source"""
-    options: tuple[ReadOptions, ...]
-    dedup: Dedup | None
-    reference: Reference | None
-    weights: FeatureWeights | None
-    select: Select | None
-    partitions: int
-    output: str
-    fingerprint: str
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The stages that compare documents with each other, in their order."""
-        asked = {"exact": self.dedup, "near": self.dedup and self.dedup.near, "features": self.weights}
-        return tuple(kind for kind in KINDS if asked[kind])
-
 
 class SearchUnit(NamedTuple):
     """One tagged shard of one source."""
@@ -63,6 +39,32 @@ class SearchUnit(NamedTuple):
     def document(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of this shard's documents, by their index in its tags table."""
         return (np.int64(self.number) << ORDINAL_BITS) | index.astype(np.int64)
+
+
+Select = Callable[[SearchUnit], NDArray[np.bool_]]
+"""which documents of a shard's tags table are compared"""
+
+
+class DedupJob(NamedTuple):
+    """Everything that a worker needs; picklable."""
+
+    stores: tuple[str, ...]
+    """one a source"""
+    options: tuple[ReadOptions, ...]
+    dedup: Dedup | None
+    reference: Reference | None
+    weights: FeatureWeights | None
+    """of the features stage's layer, once it is known"""
+    select: Select | None
+    partitions: int
+    output: str
+    fingerprint: str
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The stages that compare documents with each other, in their order."""
+        dedup = self.dedup
+        return () if dedup is None else tuple(kind for kind in KINDS if getattr(dedup, kind))
 
 
 def place(document: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,24 +9,12 @@ from numpy.typing import NDArray
 
 from assay.schemas.dedup import STAGES, Cluster, CopyList, StageTally
 from assay.schemas.store import ShardCommit
+from assay.workers.dedup.copies import COPIES
 from assay.workers.dedup.job import DedupJob, SearchUnit, place, read_object
 from assay.workers.dedup.resolving import Gone, by_unit
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.storage.objects import ObjectStore
 
-COPIES = pa.schema(
-    [
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("similarity", pa.float32(), nullable=False),
-        pa.field("kept_source", pa.int32()),
-        pa.field("kept_shard", pa.string()),
-        pa.field("kept_row", pa.int64()),
-        pa.field("kept_id", pa.string()),
-        pa.field("item", pa.string()),
-    ]
-)
 _LARGEST, _EXAMPLES = 10, 5
 
 

@@ -60,7 +60,7 @@ class ShardSigner:
         started = time.monotonic()
         tags = read_object(self._stores[unit.source], unit.entry.objects["tags"])
         select = self._job.select
-        chosen = np.ones(tags.num_rows, bool) if select is None else select(unit.source, tags)
+        chosen = np.ones(tags.num_rows, bool) if select is None else select(unit)
         texts = self._read(unit, tags, chosen)
         objects = dict(self._write(unit, tags, texts, attempt))
         commit = ShardCommit(

@@ -6,12 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from assay.flows.dedup import SearchPlan, claim_search, plan_search, seal_search
+from assay.flows.dedup import SearchPlan, claim_search, plan_search, seal_search, with_weights
 from assay.schemas.dedup import Decontaminate, Dedup, DedupManifest
 from assay.schemas.recipe import TaggedSource
 from assay.schemas.store import TagManifest
+from assay.workers.dedup.copies import COPIES
 from assay.workers.dedup.job import SIGNED
-from assay.workers.dedup.lists import COPIES
 from assay.workers.dedup.partitions import PartitionMatcher, PartitionUnit
 from assay.workers.dedup.signing import ShardSigner
 from assay.workers.feature_table import iter_parquet
@@ -44,6 +44,7 @@ def plan(
 def run(made: SearchPlan, *, seed: int | None = None) -> DedupManifest:
     """Signs, matches and seals; with a seed the shards and partitions come in another order."""
     claim_search.fn(made)
+    made = made._replace(job=with_weights(made.job, made.units))
     draw = random.Random(seed)
 
     def order(units: list[Any]) -> list[Any]:

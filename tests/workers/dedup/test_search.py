@@ -4,11 +4,12 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from assay.schemas.errors import AssayError
-from assay.workers.dedup.job import WORK
+from assay.workers.dedup.job import WORK, SearchUnit
 from assay.workers.storage.objects import ObjectStore
 from benchmarks.planted import PLANTS, Page, planted, write_store
 from tests.corpus_files import json_lines, write
@@ -140,8 +141,8 @@ def test_contaminated_documents_go_first_and_never_stand_for_a_copy(tmp_path: Pa
 def test_only_the_chosen_documents_are_compared_so_that_none_goes_for_one_that_is_not_there(tmp_path: Path) -> None:
     source = store_of(tmp_path, [("a", text(1)), ("b", text(1)), ("c", text(1))])
 
-    def without_a(source: int, tags: pa.Table):  # type: ignore[no-untyped-def]
-        return tags["doc_id"].to_numpy(zero_copy_only=False) != "a"
+    def without_a(unit: SearchUnit) -> np.ndarray:
+        return np.arange(unit.entry.rows_kept) + unit.number > 0
 
     manifest = run(plan([source], tmp_path / "out", {}, select=without_a, selection="without a"))
     assert dropped(manifest, tmp_path / "out") == {"c": ("exact", "b")}
