@@ -9,10 +9,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from assay.schemas.base import record_json
+from assay.schemas.base import canonical_json, record_json
 from assay.schemas.corpus import ReadOptions, Shard
 from assay.schemas.statistics import TagColumn
-from assay.schemas.store import ShardEntry, StoredObject, TagManifest, run_prefix
+from assay.schemas.store import (
+    ShardEntry,
+    StoredObject,
+    TagManifest,
+    features_prefix,
+    run_prefix,
+    tags_prefix,
+)
 from assay.workers.corpora.planning import plan_corpus
 from assay.workers.corpora.reading import Document, read_documents
 from assay.workers.feature_table import parquet_bytes
@@ -157,6 +164,9 @@ def write_store(
         shards=entries,
     )
     store.create("assay-store.json", b'{"format":"assay.store/1"}', attempt="planted")
+    identity = {"encoder": {"layers": [], "d_sae": 0}, "features": {"watched": []}}
+    store.create(f"{features_prefix('none')}/identity.json", canonical_json(identity).encode(), attempt="planted")
+    store.create(f"{tags_prefix('none')}/taggers.json", b"[]", attempt="planted")
     store.create(f"{run_prefix(name)}/manifest.json", record_json(manifest), attempt="planted")
     return store.root, manifest
 

@@ -310,7 +310,7 @@ def curate(parameters: CurateParameters) -> CurateReport:
 
 @flow(name="search", flow_run_name="search {parameters.recipe.name}", validate_parameters=True, persist_result=False)
 def search_copies(parameters: CurateParameters) -> SearchReport:
-    """Finds the copies that a recipe asks for, where its curation will look for them; AssayError if it asks for none."""
+    """Finds the copies that a recipe asks for, where its curation looks for them; AssayError if it asks for none."""
     started = time.monotonic()
     prepared = prepare(parameters)
     if prepared.search is None:
