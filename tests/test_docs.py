@@ -124,7 +124,8 @@ def test_a_model_is_described_with_all_its_fields_and_their_defaults(name: str) 
 def default_cell(info: object) -> str:
     if info.is_required():  # type: ignore[attr-defined]
         return "required"
-    return f"`{json.dumps(info.get_default(call_default_factory=True))}`"  # type: ignore[attr-defined]
+    value = info.get_default(call_default_factory=True)  # type: ignore[attr-defined]
+    return f"`{json.dumps(value.model_dump(mode='json') if isinstance(value, Model) else value)}`"
 
 
 def columns_of(heading: str) -> dict[str, str]:
@@ -162,7 +163,8 @@ def test_the_columns_that_curation_adds_are_described() -> None:
     tags = (TagColumn(name="score", axis="quality", kind="score"), TagColumn(name="label", axis="domain", kind="label"))
     schema = output_schema(CurateJob(recipe, "f" * 16, (), tags, {}))
     real = {re.sub(r"_(score|label)", r"_{\1}", n): kind for n, kind in arrow_columns(schema).items()}
-    assert columns_of("Columns added to a curated dataset") == {**real, "assay_rule": "string"}
+    own = {"assay_copy": "int32", "assay_rule": "string"}
+    assert columns_of("Columns added to a curated dataset") == {**real, **own}
 
 
 def test_every_reason_for_quarantine_is_described_as_the_code_does() -> None:
