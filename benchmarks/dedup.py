@@ -80,9 +80,9 @@ def _texts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "jaccard": {kind: _quantiles([value for page, value in near.values() if page.kind == kind]) for kind in PLANTS},
         "methods": {},
     }
-    for name, spec in _METHODS.items():
+    for name in options.methods:
         started = time.monotonic()
-        _, dropped = _search([store], folder / f"out-{len(record['methods'])}", spec, options.workers)
+        _, dropped = _search([store], folder / f"out-{len(record['methods'])}", _METHODS[name], options.workers)
         record["methods"][name] = _score(dropped, second, near) | {"seconds": round(time.monotonic() - started, 1)}
         _tell(f"{name}: {record['methods'][name]}")
     for rival in options.rival:
@@ -257,6 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=500, help="copies of each kind")
     parser.add_argument("--files", type=int, default=16, help="files, each a shard")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--methods", nargs="*", default=list(_METHODS), choices=list(_METHODS))
     parser.add_argument("--rival", action="append", default=[], metavar="NAME=PYTHON")
     parser.add_argument("--store", nargs="+", help="tagged runs, of which one holds the file of --groups")
     parser.add_argument("--groups", default="", metavar="FILE:COLUMN")

@@ -68,12 +68,6 @@ class Decontaminate(Model):
         0.0, ge=0, le=1, description="smallest share of an item's runs that a document must hold; 0: one run is enough"
     )
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "Decontaminate":
-        if self.shortest > self.ngram:
-            raise ValueError(f"shortest ({self.shortest}) is more than ngram ({self.ngram})")
-        return self
-
 
 class DedupSource(Model):
     """One tagged corpus that was searched."""
@@ -94,7 +88,7 @@ class ReferenceFile(Model):
     too_short: int = Field(ge=0, description="texts of fewer than `shortest` words: not looked for")
 
 
-class StageTally(Model):
+class SearchTally(Model):
     """What one stage drops, after the stages before it."""
 
     stage: Stage
@@ -103,7 +97,7 @@ class StageTally(Model):
     bytes: int = 0
 
 
-class Cluster(Model):
+class CopyCluster(Model):
     """A document that stays and what was found to be a copy of it."""
 
     kept: str = Field(description="id of the document that stays")
@@ -133,8 +127,8 @@ class DedupManifest(Model):
     reference: tuple[ReferenceFile, ...] = ()
     documents: int = Field(description="documents that were compared")
     tokens: int
-    stages: tuple[StageTally, ...]
-    clusters: tuple[Cluster, ...] = Field(description="the largest clusters, at most ten")
+    stages: tuple[SearchTally, ...]
+    clusters: tuple[CopyCluster, ...] = Field(description="the largest clusters, at most ten")
     shards: tuple[CopyList, ...]
 
 

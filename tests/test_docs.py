@@ -28,6 +28,7 @@ from assay.schemas.yaml_file import load_yaml
 from assay.workers.corpora.records import REASONS, BadRecord
 from assay.workers.curate_job import CurateJob
 from assay.workers.curating import ShardCurator, output_schema
+from assay.workers.dedup.copies import COPIES
 from assay.workers.feature_table import features_schema
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
@@ -97,7 +98,7 @@ MODEL_SECTIONS = {h.strip("`"): text for h, text in FORMAT_SECTIONS.items() if r
 
 def exchanged_models() -> dict[str, type[Model]]:
     found = {}
-    for part in ("corpus", "curation", "recipe", "scope", "statistics", "store", "tagger"):
+    for part in ("corpus", "curation", "dedup", "recipe", "scope", "statistics", "store", "tagger"):
         module = import_module(f"assay.schemas.{part}")
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, Model) and value.__module__ == module.__name__ and name not in NOT_WRITTEN:
@@ -163,8 +164,12 @@ def test_the_columns_that_curation_adds_are_described() -> None:
     tags = (TagColumn(name="score", axis="quality", kind="score"), TagColumn(name="label", axis="domain", kind="label"))
     schema = output_schema(CurateJob(recipe, "f" * 16, (), tags, {}))
     real = {re.sub(r"_(score|label)", r"_{\1}", n): kind for n, kind in arrow_columns(schema).items()}
-    own = {"assay_copy": "int32", "assay_rule": "string"}
+    own = {"assay_copy": "int32", "assay_rule": "string", "assay_copy_of": "string"}
     assert columns_of("Columns added to a curated dataset") == {**real, **own}
+
+
+def test_the_columns_of_a_list_of_copies_are_described() -> None:
+    assert columns_of("Columns of a list of copies") == arrow_columns(COPIES)
 
 
 def test_every_reason_for_quarantine_is_described_as_the_code_does() -> None:

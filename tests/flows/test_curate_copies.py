@@ -162,9 +162,9 @@ def test_a_sample_is_taken_of_what_is_unique(corpus: Planted, made: Made, tmp_pa
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("\ndedup: {near: {treshold: 0.8}}\n", "8:15: dedup.near.treshold: unknown key; did you mean 'threshold'?"),
+        ("\ndedup: {near: {treshold: 0.8}}\n", "8:16: dedup.near.treshold: unknown key; did you mean 'threshold'?"),
         ("\ndedup: {keep: newest}\n", "8:9: dedup.keep"),
-        ("\n  ngram: 5\n", "8:3"),
+        ("\n  ngram: 2\n", "8:3: decontaminate.ngram"),
         ("\ndedup: {exact: false}\n", "exact can't be false"),
     ],
 )

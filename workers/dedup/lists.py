@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.schemas.dedup import STAGES, Cluster, CopyList, StageTally
+from assay.schemas.dedup import STAGES, CopyCluster, CopyList, SearchTally
 from assay.schemas.store import ShardCommit
 from assay.workers.dedup.copies import COPIES
 from assay.workers.dedup.job import DedupJob, SearchUnit, place, read_object
@@ -22,8 +22,8 @@ class Listed(NamedTuple):
     """All lists of a search."""
 
     shards: tuple[CopyList, ...]
-    stages: tuple[StageTally, ...]
-    clusters: tuple[Cluster, ...]
+    stages: tuple[SearchTally, ...]
+    clusters: tuple[CopyCluster, ...]
 
 
 class _Kept(NamedTuple):
@@ -66,13 +66,13 @@ def write_lists(
     return Listed(
         shards=tuple(lists),
         stages=tuple(
-            StageTally(
+            SearchTally(
                 stage=stage, **dict(zip(("documents", "tokens", "bytes"), map(int, tallies[stage]), strict=True))
             )
             for stage in STAGES
         ),
         clusters=tuple(
-            Cluster(kept=kept.id[at], copies=int(kept.copies[at]), examples=tuple(examples[int(kept.document[at])]))
+            CopyCluster(kept=kept.id[at], copies=int(kept.copies[at]), examples=tuple(examples[int(kept.document[at])]))
             for at in largest
         ),
     )
