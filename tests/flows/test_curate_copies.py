@@ -145,7 +145,7 @@ def test_a_plan_counts_copies_once_they_were_looked_for(
     assert f"wrote {tmp_path}/out/_assay/dedup/manifest.json" in searched.out
     after = json.loads(cli("plan", path, "--json").out)
     assert not after["copies_unknown"]
-    assert after["copies"] == [stage.model_dump() for stage in made.manifest.copies]
+    assert after["copies"] == [stage.model_dump(mode="json") for stage in made.manifest.copies]
     assert after["kept"] == made.manifest.kept.model_dump()
     assert cli("dedup", path, "--near").code == USAGE
 

@@ -63,6 +63,7 @@ def read_reference(spec: Decontaminate) -> tuple[Reference, tuple[ReferenceFile,
     items: list[Hashes] = []
     lengths: set[int] = set()
     files = []
+    least = min(spec.shortest, spec.ngram)
     for path in spec.reference:
         fs, inside = filesystem(path)
         with storage_errors(path):
@@ -70,7 +71,7 @@ def read_reference(spec: Decontaminate) -> tuple[Reference, tuple[ReferenceFile,
         name, found, short = PurePosixPath(inside).name, 0, 0
         for row, column, text in _texts(name, data, spec.columns, path):
             words = hasher(normalise(text))
-            if len(words) < min(spec.shortest, spec.ngram):
+            if len(words) < least:
                 short += 1
                 continue
             found += 1
@@ -80,7 +81,7 @@ def read_reference(spec: Decontaminate) -> tuple[Reference, tuple[ReferenceFile,
             names.append(f"{name}#{row}:{column}" if column else f"{name}#{row}")
         if not found:
             raise AssayError(
-                f"no text of {min(spec.shortest, spec.ngram)} words or more in this benchmark file ({short} shorter ones)",
+                f"no text of {least} words or more in this benchmark file ({short} shorter ones)",
                 where=public(path),
                 hint="name its text columns with `columns`, or lower `shortest`",
             )
