@@ -38,7 +38,7 @@ def stacked_bar(parts: Sequence[tuple[str, float]], start: float = 0.0) -> Html:
             drawn.append(tag("rect", class_=style, x=100 * start, y=0, width=100 * share, height=10))
         start += share
     track = tag("rect", class_="track", x=0, y=0, width=100, height=10)
-    return _svg("bar", 10, [track, *drawn])
+    return svg("bar", 10, [track, *drawn])
 
 
 def histogram(
@@ -52,15 +52,15 @@ def histogram(
         return PLOT_HEIGHT * (math.sqrt(share) if root else share)
 
     levels = value_ticks(top, root)
-    drawn: list[Child] = [_line(0, 100, PLOT_HEIGHT - height(v), PLOT_HEIGHT - height(v), "grid") for v in levels]
+    drawn: list[Child] = [line(0, 100, PLOT_HEIGHT - height(v), PLOT_HEIGHT - height(v), "grid") for v in levels]
     drawn += [_histogram_bar(bar, height) for bar in bars]
-    drawn += [_line(100 * at, 100 * at, 0, PLOT_HEIGHT, "mark") for at in marks]
+    drawn += [line(100 * at, 100 * at, 0, PLOT_HEIGHT, "mark") for at in marks]
     y_labels = [tag("span", numbers.tick(v), style=f"bottom:{height(v):.2f}%") for v in levels]
     return tag(
         "div",
         tag("div", *y_labels, class_="y", aria_hidden="true"),
-        tag("div", _svg("plot", PLOT_HEIGHT, drawn, label), class_="area"),
-        tag("div", *(_x_label(tick) for tick in ticks), class_="x", aria_hidden="true"),
+        tag("div", svg("plot", PLOT_HEIGHT, drawn, label), class_="area"),
+        tag("div", *(x_label(tick) for tick in ticks), class_="x", aria_hidden="true"),
         class_="histogram",
     )
 
@@ -75,7 +75,7 @@ def quantile_strip(quantiles: dict[str, float]) -> Html | None:
         tag("rect", class_="box", x=p25, y=2, width=max(p75 - p25, 0.2), height=6),
         tag("rect", class_="median", x=p50 - 0.25, y=0, width=0.5, height=10),
     ]
-    return tag("div", _svg("strip", 10, shapes), class_="under")
+    return tag("div", svg("strip", 10, shapes), class_="under")
 
 
 def value_ticks(top: int, root: bool) -> list[int]:
@@ -121,16 +121,19 @@ def _histogram_bar(bar: Bar, height: Callable[[float], float]) -> Html:
     return tag("g", *shapes)
 
 
-def _x_label(tick: Tick) -> Html:
+def x_label(tick: Tick) -> Html:
+    """A tick's label below an axis, kept within its ends."""
     edge = "first" if tick.at < 0.02 else "last" if tick.at > 0.98 else None
     return tag("span", tick.label, class_=edge, style=f"left:{100 * tick.at:.2f}%")
 
 
-def _line(x1: float, x2: float, y1: float, y2: float, style: str) -> Html:
+def line(x1: float, x2: float, y1: float, y2: float, style: str) -> Html:
+    """A line that is as wide however its drawing is stretched."""
     return tag("line", x1=x1, x2=x2, y1=y1, y2=y2, class_=style, vector_effect="non-scaling-stroke")
 
 
-def _svg(style: str, height: float, shapes: Sequence[Child], label: str | None = None) -> Html:
+def svg(style: str, height: float, shapes: Sequence[Child], label: str | None = None) -> Html:
+    """A drawing of 100 by `height` that fills its place; without a label it is hidden from screen readers."""
     return tag(
         "svg",
         join(*shapes),

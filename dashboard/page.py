@@ -1,30 +1,16 @@
 """The report as one HTML file: no script, no link, nothing fetched, every value escaped."""
 
-import importlib.resources
-
 from assay.dashboard import numbers
 from assay.dashboard.charts import amount, numbers_table, stacked_bar
 from assay.dashboard.markup import Child, Html, data, join, tag, visible
 from assay.dashboard.report import Report
 from assay.dashboard.sections import heat_map, label, length_chart, score_chart, shares_chart
-
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+from assay.dashboard.shell import facts, key_figures, legend, page, section
 
 
 def as_html(report: Report) -> str:
     """One self-contained page; equal reports give equal bytes."""
-    style = importlib.resources.files("assay.dashboard").joinpath("report.css").read_text("utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", visible(report.title)),
-        tag("style", Html(style)),
-    )
-    body = tag("body", tag("main", _header(report), _accounting(report), *_sections(report)), _footer(report))
-    return "<!doctype html>\n" + tag("html", head, body, lang="en").source + "\n"
+    return page(report.title, [_header(report), _accounting(report), *_sections(report)], _footer(report))
 
 
 def _header(report: Report) -> Html:
@@ -34,11 +20,11 @@ def _header(report: Report) -> Html:
         tag("p", f"Assay · what {kind} is made of", class_="kicker"),
         tag("h1", data(report.title, 160)),
         tag("p", data(report.subject, 600), class_="lede"),
-        tag("dl", *_key_figures(report), class_="key"),
+        key_figures(_key_figures(report)),
     )
 
 
-def _key_figures(report: Report) -> list[Html]:
+def _key_figures(report: Report) -> list[tuple[str, Child, Child]]:
     composition, totals = report.composition, report.totals
     figures: list[tuple[str, Child, Child]] = [
         ("documents", amount(composition.documents), f"of {numbers.count(totals.rows_in)} rows read"),
@@ -57,10 +43,7 @@ def _key_figures(report: Report) -> list[Html]:
             low, high = score.quantiles["p25"], score.quantiles["p75"]
             middle = f"{score.quantiles['p50']:.2f}"
             figures.append((f"median {visible(score.name, 24)}", middle, f"quartiles {low:.2f} and {high:.2f}"))
-    return [
-        tag("div", tag("dt", name), tag("dd", value, class_="value"), tag("dd", note, class_="note"))
-        for name, value, note in figures
-    ]
+    return figures
 
 
 def _per_document(report: Report) -> str:
@@ -86,18 +69,18 @@ def _sections(report: Report) -> list[Html]:
     composition, dropped = report.composition, report.dropped
     found: list[Html] = []
     if report.rules:
-        found.append(_section("Rules", "What each rule took out, in the order they ran.", _waterfall(report)))
+        found.append(section("Rules", "What each rule took out, in the order they ran.", _waterfall(report)))
     if composition.domains:
         text = "Share of the documents and of the tokens, on one scale."
-        found.append(_section("Domains", text, shares_chart(composition.domains, "Domain")))
+        found.append(section("Domains", text, shares_chart(composition.domains, "Domain")))
     if dropped is not None and (composition.domains or dropped.domains):
         text = "How much of each domain the rules left."
-        found.append(_section("Kept and dropped", text, _survival(report)))
+        found.append(section("Kept and dropped", text, _survival(report)))
     if composition.languages:
         text = "Share of the documents and of the tokens, on one scale."
-        found.append(_section("Languages", text, shares_chart(composition.languages, "Language")))
+        found.append(section("Languages", text, shares_chart(composition.languages, "Language")))
     for name, shares in composition.labels.items():
-        found.append(_section(name, "Values of this tagger.", shares_chart(shares, "Value")))
+        found.append(section(name, "Values of this tagger.", shares_chart(shares, "Value")))
     if composition.scores:
         width = composition.scores[0].bin_width
         before = {score.name: score for score in dropped.scores} if dropped else {}
@@ -106,8 +89,8 @@ def _sections(report: Report) -> list[Html]:
             "Below each histogram: the median, the middle half (box) and the middle 90 % (line). Quantiles are "
             f"estimates, off by at most one bin ({width:.3f})."
         )
-        key = _legend(("fill", "kept"), ("extra", "dropped")) if before else None
-        found.append(_section("Scores", text, join(key, tag("div", *charts, class_="pair"))))
+        key = legend(("fill", "kept"), ("extra", "dropped")) if before else None
+        found.append(section("Scores", text, join(key, tag("div", *charts, class_="pair"))))
     if composition.by_domain:
         text = (
             "The stronger the colour, the more of the domain's documents. Cells are exact, in percent; "
@@ -117,27 +100,18 @@ def _sections(report: Report) -> list[Html]:
             heat_map(score.name, [row for row in composition.by_domain if row.score == score.name])
             for score in composition.scores
         ]
-        found.append(_section("Scores by domain", text, join(*maps)))
+        found.append(section("Scores by domain", text, join(*maps)))
     lengths = "Document length in tokens, four bins to each doubling; log axis."
     if composition.no_tokens:
         lengths += f" {numbers.plural(composition.no_tokens, 'document')} without tokens not shown."
-    found.append(_section("Lengths", lengths, length_chart(composition)))
+    found.append(section("Lengths", lengths, length_chart(composition)))
     if report.quarantine_reasons:
         text = "Rows that could not be read as documents; they are set aside, not lost."
-        found.append(_section("Quarantine", text, _quarantine(report)))
+        found.append(section("Quarantine", text, _quarantine(report)))
     if report.taggers:
         text = "Figures were measured on documents that the tagger was not fitted on."
-        found.append(_section("Taggers", text, _taggers(report)))
+        found.append(section("Taggers", text, _taggers(report)))
     return found
-
-
-def _section(title: str, text: str, content: Html) -> Html:
-    aside = tag("div", tag("h2", data(title)), tag("p", text), class_="aside")
-    return tag("section", aside, tag("div", content, class_="content"))
-
-
-def _legend(*entries: tuple[str, str]) -> Html:
-    return tag("p", *(tag("span", tag("span", class_=f"dot {s}"), name) for s, name in entries), class_="legend")
 
 
 def _waterfall(report: Report) -> Html:
@@ -176,7 +150,7 @@ def _survival(report: Report) -> Html:
         body.append(tag("tr", tag("th", label(name), scope="row"), bar, *cells))
         rows.append((label(name), numbers.exact(k), numbers.exact(g), numbers.percent(k, k + g)))
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="bars steps")
-    key = _legend(("fill", "kept"), ("extra", "dropped"))
+    key = legend(("fill", "kept"), ("extra", "dropped"))
     return join(key, table, numbers_table(("Domain", "Kept", "Dropped", "share kept"), rows))
 
 
@@ -214,10 +188,9 @@ def _footer(report: Report) -> Html:
     entries = [("corpus", report.corpus), *report.fingerprints.items()]
     if report.throughput:
         entries.append(("throughput", report.throughput))
-    made = [tag("div", tag("dt", data(name)), tag("dd", data(value, 200))) for name, value in entries]
     notes = [tag("p", data(note, 600)) for note in report.notes]
     ending = "K, M, B and T are 10³, 10⁶, 10⁹ and 10¹²; hover over a shortened number for all its digits."
-    return tag("footer", tag("dl", *made), *notes, tag("p", ending))
+    return tag("footer", facts(entries), *notes, tag("p", ending))
 
 
 def _optional(n: int | None) -> str:

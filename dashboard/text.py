@@ -53,42 +53,44 @@ def _parts(report: Report) -> Iterable[RenderableType]:
         f" · {numbers.count(totals.tokens)} tokens"
     )
     if report.rules:
-        yield from _headed("Rules", _rules(report))
+        yield from headed("Rules", _rules(report))
     if composition.domains:
-        yield from _headed("Domains", _shares(composition.domains, composition))
+        yield from headed("Domains", _shares(composition.domains, composition))
     if composition.languages:
-        yield from _headed("Languages", _shares(composition.languages, composition))
+        yield from headed("Languages", _shares(composition.languages, composition))
     for name, shares in composition.labels.items():
-        yield from _headed(visible(name), _shares(shares, composition))
+        yield from headed(visible(name), _shares(shares, composition))
     if composition.scores:
-        yield from _headed("Scores", _scores(composition.scores))
+        yield from headed("Scores", _scores(composition.scores))
     if composition.by_domain:
-        yield from _headed("Mean score by domain", _by_domain(composition))
+        yield from headed("Mean score by domain", _by_domain(composition))
     if report.quarantine_reasons:
-        yield from _headed("Quarantine", _reasons(report))
+        yield from headed("Quarantine", _reasons(report))
     lines = [("corpus", report.corpus), *report.fingerprints.items()]
     lines += [(t.name, f"{t.axis} {t.kind} {t.version} {_figures(t.held_out)}".rstrip()) for t in report.taggers]
     if report.throughput:
         lines.append(("throughput", report.throughput))
-    yield from _headed("Made by", _table(("", ""), [(visible(k), visible(v)) for k, v in lines], left=(0, 1)))
+    yield from headed("Made by", table(("", ""), [(visible(k), visible(v)) for k, v in lines], left=(0, 1)))
     for note in report.notes:
         yield Text(visible(note, 600), style="dim")
 
 
-def _headed(title: str, content: RenderableType) -> Iterable[RenderableType]:
+def headed(title: str, content: RenderableType) -> Iterable[RenderableType]:
+    """A part of a report under its title."""
     yield Text("")
     yield Rule(Text(title, style="bold"), align="left", style="dim")
     yield content
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=any(head), header_style="dim")
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> Table:
+    """Cells as plain text, so that none is markup; the columns in `left` are aligned so, the others right."""
+    made = Table(box=None, pad_edge=False, show_header=any(head), header_style="dim")
     for index, name in enumerate(head):
         fold: Literal["fold", "ellipsis"] = "fold" if index == 0 else "ellipsis"
-        table.add_column(Text(name), justify="left" if index in left else "right", overflow=fold)
+        made.add_column(Text(name), justify="left" if index in left else "right", overflow=fold)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
+        made.add_row(*(Text(cell) for cell in row))
+    return made
 
 
 def _shares(shares: Sequence[Share], composition: Composition) -> Table:
@@ -98,7 +100,7 @@ def _shares(shares: Sequence[Share], composition: Composition) -> Table:
     rest = shares[SHOWN_LABELS:]
     if rest:
         rows.append((numbers.plural(len(rest), "other"), sum(s.docs for s in rest), sum(s.tokens for s in rest)))
-    return _table(
+    return table(
         ("", "documents", "", "", "tokens", ""),
         [
             (name, bar(n / docs / scale), numbers.count(n), numbers.percent(n, docs), numbers.count(t),
@@ -115,7 +117,7 @@ def _scores(scores: Sequence[ScoreSummary]) -> Table:
          numbers.percent(s.half_or_more, s.decided), numbers.count(s.undecided))
         for s in scores
     ]  # fmt: skip
-    return _table(("", "0 … 1 (root scale)", "5 %", "median", "95 %", "≥ 0.5", "undecided"), rows, left=(0, 1))
+    return table(("", "0 … 1 (root scale)", "5 %", "median", "95 %", "≥ 0.5", "undecided"), rows, left=(0, 1))
 
 
 def _by_domain(composition: Composition) -> Table:
@@ -124,7 +126,7 @@ def _by_domain(composition: Composition) -> Table:
     rows = [
         (_name(s.label), *(_two(mean[s.label, name]) for name in names)) for s in composition.domains[:SHOWN_LABELS]
     ]
-    return _table(("", *(visible(name) for name in names)), rows)
+    return table(("", *(visible(name) for name in names)), rows)
 
 
 def _rules(report: Report) -> Table:
@@ -134,12 +136,12 @@ def _rules(report: Report) -> Table:
         left -= rule.dropped
         figures = numbers.count(rule.dropped), numbers.percent(rule.dropped, total), numbers.count(left)
         rows.append((visible(rule.name), bar(left / max(total, 1)), *figures))
-    return _table(("", "left", "dropped", "", "left"), rows, left=(0, 1))
+    return table(("", "left", "dropped", "", "left"), rows, left=(0, 1))
 
 
 def _reasons(report: Report) -> Table:
     ordered = sorted(report.quarantine_reasons.items(), key=lambda item: (-item[1], item[0]))
-    return _table(("", "rows"), [(visible(reason), numbers.count(n)) for reason, n in ordered])
+    return table(("", "rows"), [(visible(reason), numbers.count(n)) for reason, n in ordered])
 
 
 def _sparkline(score: ScoreSummary) -> str:

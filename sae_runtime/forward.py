@@ -10,6 +10,7 @@ from torch import Tensor
 from assay.sae_runtime.backbone import Backbone
 from assay.sae_runtime.encoder import Activations, Encoder
 from assay.sae_runtime.masking import counted_tokens, norm_outliers
+from assay.sae_runtime.residual_mean import window_sums
 from assay.sae_runtime.windows import Window, pad
 from assay.schemas.errors import AssayError
 from assay.schemas.scope import Scope
@@ -26,10 +27,15 @@ class Encoded(NamedTuple):
     layers: dict[int, Activations]
     outlier: dict[int, Tensor]
     """layer -> bool_T: tokens left out at that layer"""
+    window_document_B: Tensor
+    """the document of each window, on the CPU"""
+    residual_sums: dict[int, Tensor]
+    """layer -> float64 (B, D): each window's residuals summed over the tokens counted at that layer; empty where the
+    scope doesn't ask for residuals"""
 
 
 class Forward:
-    """Backbone and encoders in one pass; a layer is encoded as it is reached, so that no residual is stored."""
+    """Backbone and encoders in one pass; a layer is encoded as it is reached, so that no token's residual is stored."""
 
     def __init__(self, scope: Scope, backbone: Backbone, encoders: Mapping[int, Encoder]) -> None:
         self._scope, self._backbone, self._encoders = scope, backbone, encoders
@@ -68,14 +74,18 @@ class Forward:
         flat_T, document_T, position_T, usable_BL, ids_BL = map(self._to_device, (*counted, pad(batch)))
         layers: dict[int, Activations] = {}
         outlier: dict[int, Tensor] = {}
+        sums: dict[int, Tensor] = {}
 
         def sink(layer: int, hidden_BLD: Tensor) -> None:
             hidden_TD = hidden_BLD.flatten(0, 1).index_select(0, flat_T)
             outlier[layer] = norm_outliers(hidden_BLD, usable_BL, self._scope.norm_outlier)[flat_T]
             layers[layer] = _without(outlier[layer], self._encoders[layer].encode(hidden_TD))
+            if self._scope.residuals:
+                counted_BL = torch.zeros_like(usable_BL).flatten().index_fill_(0, flat_T[~outlier[layer]], 1)
+                sums[layer] = window_sums(hidden_BLD, counted_BL.view_as(usable_BL))
 
         self._backbone.run(ids_BL, sink)
-        return Encoded(document_T, position_T, layers, outlier)
+        return Encoded(document_T, position_T, layers, outlier, torch.tensor([w.document for w in batch]), sums)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         """Copied from pinned memory, so that a GPU's queue need not wait for it."""

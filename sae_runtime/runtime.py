@@ -13,6 +13,7 @@ from assay.sae_runtime.encoder import Encoder
 from assay.sae_runtime.forward import Forward
 from assay.sae_runtime.hardware import best_threads
 from assay.sae_runtime.pooling import DocumentPooler, SparseFeatures
+from assay.sae_runtime.residual_mean import ResidualMeans
 from assay.sae_runtime.scope_files import identify, locate
 from assay.sae_runtime.windows import Tokenizer, Window, cut_windows, make_batches
 from assay.schemas.base import fingerprint
@@ -29,6 +30,8 @@ class ChunkFeatures(NamedTuple):
     """tokens that could count: n_tokens less those beyond max_tokens and masked first positions; a layer's outliers
     go off this"""
     layers: dict[int, SparseFeatures]
+    residual_means: dict[int, NDArray[np.float32]] | None = None
+    """layer -> (N, d_model): mean residual of each document's counted tokens; None unless the scope asks for them"""
 
 
 class Firing(NamedTuple):
@@ -141,14 +144,19 @@ class Runtime:
         poolers = {layer: DocumentPooler(self.d_sae) for layer in self.scope.layers}
         seen_N = np.zeros(N, np.int64)
         outliers = {layer: np.zeros(N, np.int64) for layer in self.scope.layers}
+        kept = self.scope.layers if self.scope.residuals else ()
+        residuals = {layer: ResidualMeans(N, self.backbone.d_model) for layer in kept}
         for batch in prepared.batches:
             for part in self._forward.run(batch):
                 seen_N += np.bincount(part.document_T.cpu().numpy(), minlength=N)
                 for layer, found in part.layers.items():
                     poolers[layer].add(part.document_T[found.token_A], found.ids_A, found.acts_A)
                     outliers[layer] += np.bincount(part.document_T[part.outlier[layer]].cpu().numpy(), minlength=N)
+                for layer, sum_BD in part.residual_sums.items():
+                    residuals[layer].add(part.window_document_B, sum_BD)
         layers = {
             layer: pooler.finish(seen_N, outliers[layer], self.scope.top_m, self._watched[layer])
             for layer, pooler in poolers.items()
         }
-        return ChunkFeatures(prepared.n_tokens, seen_N.astype(np.int32), layers)
+        means = {layer: means.finish(seen_N - outliers[layer]) for layer, means in residuals.items()}
+        return ChunkFeatures(prepared.n_tokens, seen_N.astype(np.int32), layers, means or None)

@@ -34,6 +34,10 @@ class Scope(Model):
         10.0, gt=1, description="leave out tokens whose residual norm exceeds this many medians of their window"
     )
     top_m: int = Field(256, gt=0, description="features kept a document and layer, by max; watched ones are kept too")
+    residuals: bool = Field(
+        False,
+        description="also store each document's mean residual over its counted tokens, at each layer, for dense probes",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="of the backbone; auto: bfloat16 on a GPU, and on a CPU whichever a short measurement finds faster",
@@ -93,6 +97,11 @@ class FeaturesIdentity(Model):
     watched: tuple[tuple[int, int], ...] = Field(description="(layer, feature) pairs that are always kept")
     batch_tokens: int
     compile: bool
+    residuals: bool = Field(
+        False,
+        exclude_if=lambda stored: not stored,
+        description="absent where false, so that older features keep their name",
+    )
     format: Literal["assay.features/2"] = "assay.features/2"
 
     @classmethod
@@ -106,4 +115,5 @@ class FeaturesIdentity(Model):
             watched=tuple(sorted(set(watched))),
             batch_tokens=scope.batch_tokens,
             compile=scope.compile,
+            residuals=scope.residuals,
         )

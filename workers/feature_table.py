@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PER_FEATURE = {"ids": pa.int32(), "max": pa.float32(), "mean": pa.float32(), "count": pa.int32()}
 _PER_DOCUMENT = {"floor": pa.float32(), "outliers": pa.int32()}
+RESIDUAL_MEAN = "l{}_residual_mean"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class LayerColumns:
     floor: NDArray[np.float32]
 
 
-def features_schema(layers: Sequence[int]) -> pa.Schema:
-    """The Arrow schema of a features shard for these layers."""
+def features_schema(layers: Sequence[int], d_model: int | None = None) -> pa.Schema:
+    """The Arrow schema of a features shard for these layers; with `d_model`, of one that holds residuals too."""
     fields = [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("doc_id", pa.string(), nullable=False),
@@ -41,6 +42,8 @@ def features_schema(layers: Sequence[int]) -> pa.Schema:
     for layer in layers:
         fields += [pa.field(f"l{layer}_{name}", pa.list_(kind), nullable=False) for name, kind in _PER_FEATURE.items()]
         fields += [pa.field(f"l{layer}_{name}", kind, nullable=False) for name, kind in _PER_DOCUMENT.items()]
+        if d_model is not None:
+            fields.append(pa.field(RESIDUAL_MEAN.format(layer), pa.list_(pa.float32(), d_model), nullable=False))
     return pa.schema(fields)
 
 
@@ -60,7 +63,11 @@ def features_table(
         for name in _PER_FEATURE:
             columns[f"l{layer}_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(getattr(sparse, name)))
         columns |= {f"l{layer}_{name}": pa.array(getattr(sparse, name)) for name in _PER_DOCUMENT}
-    return pa.Table.from_pydict(columns, schema=features_schema(list(features.layers)))
+    d_model = None
+    for layer, mean_ND in (features.residual_means or {}).items():
+        d_model = mean_ND.shape[1]
+        columns[RESIDUAL_MEAN.format(layer)] = pa.FixedSizeListArray.from_arrays(pa.array(mean_ND.ravel()), d_model)
+    return pa.Table.from_pydict(columns, schema=features_schema(list(features.layers), d_model))
 
 
 def layer_columns(table: pa.Table, layer: int) -> LayerColumns:
@@ -81,6 +88,12 @@ def layer_columns(table: pa.Table, layer: int) -> LayerColumns:
     )
 
 
+def residual_means(table: pa.Table, layer: int) -> NDArray[np.float32]:
+    """(N, d_model): one layer's mean residuals of a features table that holds them."""
+    column = table[RESIDUAL_MEAN.format(layer)].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+
+
 class ParquetBuffer:
     """Parquet bytes in memory, a row group a table written; the same tables give the same bytes.
 
@@ -91,7 +104,7 @@ class ParquetBuffer:
     def __init__(self, schema: pa.Schema) -> None:
         encodings = {}
         for field in schema:
-            if pa.types.is_list(field.type):
+            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type):
                 floats = pa.types.is_floating(field.type.value_type)
                 packed = "BYTE_STREAM_SPLIT" if floats else "DELTA_BINARY_PACKED"
                 encodings[f"{field.name}.list.element"] = packed

@@ -5,6 +5,7 @@ twice (a retry, a second driver, an actor that was thought dead) changes nothing
 """
 
 import logging
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,9 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from assay.schemas.errors import AssayError, StorageError, printable
+from assay.workers.corpora.records import BadRecord
+from assay.workers.deadlines import Deadlines
+from assay.workers.suspects import Suspect, Trial
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +26,7 @@ _PATIENCE_S = 30
 
 
 class Unit(Protocol):
-    """A piece of work; its id names it in messages and in the store."""
+    """A piece of work; its id names it in messages and in the store. One with `bytes` has a deadline."""
 
     @property
     def id(self) -> str: ...
@@ -33,6 +37,19 @@ class Worker(Protocol):
 
     def process(self, unit: Any, attempt: str) -> Any:
         """Does the unit and commits it, or finds it committed; returns a small receipt."""
+
+
+class IsolatingWorker(Worker, Protocol):
+    """A worker whose units can be done in parts and without some rows: what `PoolOptions.isolate` asks for."""
+
+    def process(self, unit: Any, attempt: str, skip: tuple[BadRecord, ...] = ()) -> Any:
+        """As a Worker's, with the rows of `skip` quarantined unseen."""
+
+    def rows(self, unit: Any) -> tuple[int, int]:
+        """The first row with a document and the row after the last one; reads the unit and does nothing with it."""
+
+    def probe(self, unit: Any, first: int, end: int) -> None:
+        """Does the rows first..end-1 and commits nothing."""
 
 
 class Outcome(NamedTuple):
@@ -52,14 +69,24 @@ class PoolOptions(NamedTuple):
     attempts: int = 3
     max_failed: int = 20
     """stop the run when more units than this were given up"""
+    max_broken: int = 60
+    """stop the run when workers broke more often than this in a row, and nothing was done in between"""
+    isolate: bool = False
+    """find the rows that break a worker, and do the unit without them"""
+    max_poison: int = 8
+    """give a unit up when more of its rows than this break workers"""
+    grace_s: float = 120
+    """seconds that any unit may take"""
+    seconds_per_mb: float | None = None
+    """seconds more for each MB of a unit; by default 20 times the slowest so far"""
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class _Actor:
     """Retries belong to the driver: a restart by Ray could send the same poison to every actor in turn."""
 
-    def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._worker: Worker | None = None
+    def __init__(self, make_worker: Callable[[], Any]) -> None:
+        self._worker: Any = None
         self._failure: Exception | None = None
         try:
             self._worker = make_worker()
@@ -71,28 +98,37 @@ class _Actor:
         if self._failure is not None:
             raise self._failure
 
-    def process(self, unit: Unit, attempt: str) -> Any:
-        assert self._worker is not None  # noqa: S101 - units come after ready()
-        return self._worker.process(unit, attempt)
+    def work(self, trial: Trial, attempt: str) -> Any:
+        """Does what the trial asks for; units come after ready()."""
+        return trial.run(self._worker, attempt)
+
+
+class _Running(NamedTuple):
+    actor: Any
+    trial: Trial
+    started: float
+    allowed: float
 
 
 class WorkPool:
     """Yields an Outcome for every unit, in the order in which they end."""
 
     def __init__(self, make_worker: Callable[[], Worker], options: PoolOptions) -> None:
-        """`make_worker` is pickled and called once in each actor."""
+        """`make_worker` is pickled and called once in each actor; with `isolate` it makes an IsolatingWorker."""
         self._make_worker = make_worker
         self._options = options
-        self._todo: deque[Unit] = deque()
-        self._attempts: dict[str, int] = {}
+        self._deadlines = Deadlines(options.grace_s, options.seconds_per_mb)
+        self._todo: deque[Trial] = deque()
+        self._suspects: dict[str, Suspect] = {}
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, Unit]] = {}
+        self._running: dict[Any, _Running] = {}
         self._start_failures = 0
+        self._broken_in_a_row = 0
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        """Runs `units`; AssayError if no actor can start or more than max_failed units are given up."""
-        self._todo.extend(units)
+        """Runs `units`; AssayError if no actor can start, or too much fails (max_failed, max_broken)."""
+        self._todo.extend(Trial(unit) for unit in units)
         failed: list[str] = []
         for _ in range(min(self._options.workers, len(units))):
             self._spawn()
@@ -104,12 +140,9 @@ class WorkPool:
                         failed.append(outcome.error)
                     yield outcome
                 if len(failed) > self._options.max_failed:
-                    raise AssayError(
-                        f"{len(failed)} units failed, so the run was stopped; the last one: {failed[-1]}",
-                        hint="what was committed is kept: mend the cause and run the same command again",
-                    )
+                    raise _stopped(f"{len(failed)} units failed", failed[-1])
         finally:
-            for actor in [*self._idle, *(actor for actor, _ in self._running.values()), *self._starting.values()]:
+            for actor in [*self._idle, *(r.actor for r in self._running.values()), *self._starting.values()]:
                 ray.kill(actor)
 
     def _spawn(self) -> None:
@@ -118,44 +151,106 @@ class WorkPool:
         self._starting[actor.ready.remote()] = actor
 
     def _assign(self) -> None:
-        """Gives each idle actor one unit: none waits behind another, so whatever kills an actor is the unit it held."""
+        """Gives each idle actor one trial: none waits behind another, so whatever breaks an actor is what it held."""
         while self._idle and self._todo:
-            actor, unit = self._idle.pop(), self._todo.popleft()
-            self._running[actor.process.remote(unit, uuid.uuid4().hex[:12])] = actor, unit
+            actor, trial = self._idle.pop(), self._todo.popleft()
+            ref = actor.work.remote(trial, uuid.uuid4().hex[:12])
+            self._running[ref] = _Running(actor, trial, time.monotonic(), trial.allowed(self._deadlines))
 
     def _wait(self) -> Iterator[Outcome]:
-        ready, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=_PATIENCE_S)
+        now = time.monotonic()
+        nearest = min((r.started + r.allowed - now for r in self._running.values()), default=_PATIENCE_S)
+        timeout = min(_PATIENCE_S, max(0.0, nearest))
+        ready, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=timeout)
         if not ready and not self._running:
             options = self._options
             log.warning("no worker has started yet; each needs %s CPUs and %s GPUs", options.cpus, options.gpus)
         for ref in ready:
             if ref in self._starting:
                 self._started(ref)
-                continue
-            actor, unit = self._running.pop(ref)
-            try:
-                receipt = ray.get(ref)
-            except RayActorError as e:
-                ray.kill(actor)
-                preempted = isinstance(e, ActorDiedError) and e.preempted
-                log.warning("a worker died on %s%s", unit.id, " (preempted)" if preempted else "")
-                self._spawn()
-                if preempted:
-                    self._todo.appendleft(unit)
-                else:
-                    yield from self._retry(unit, e)
-                continue
-            except RayTaskError as e:
-                failure: Exception | None = e.cause if isinstance(e.cause, Exception) else e
-            except RayError as e:  # an argument or a result was lost on its way
-                failure = e
             else:
-                failure = None
+                yield from self._ended(ref)
+        now = time.monotonic()
+        for ref in [ref for ref, r in self._running.items() if now > r.started + r.allowed and ref not in ready]:
+            running = self._running.pop(ref)
+            log.warning("a worker was stopped after %.0f s on %s", running.allowed, running.trial)
+            self._replace(running.actor)
+            yield from self._broke(running.trial, "stalls_worker", f"it took more than {running.allowed:.0f} s")
+
+    def _ended(self, ref: Any) -> Iterator[Outcome]:
+        actor, trial, started, _ = self._running.pop(ref)
+        try:
+            receipt = ray.get(ref)
+        except RayActorError as e:
+            preempted = isinstance(e, ActorDiedError) and e.preempted
+            log.warning("a worker died on %s%s", trial, " (preempted)" if preempted else "")
+            self._replace(actor)
+            if preempted:
+                self._todo.appendleft(trial)
+            else:
+                yield from self._broke(trial, "kills_worker", _words(e))
+        except RayTaskError as e:
+            cause = e.cause if isinstance(e.cause, Exception) else e
+            if isinstance(cause, AssayError):
+                self._idle.append(actor)
+                yield from self._failed(trial, cause)
+            else:  # what the error left behind in this process is not known
+                self._replace(actor)
+                yield from self._broke(trial, "fails_worker", _words(cause))
+        except RayError as e:  # an argument or a result was lost on its way
             self._idle.append(actor)
-            if failure is None:
-                yield Outcome(unit, receipt, "")
-            else:
-                yield from self._retry(unit, failure)
+            yield from self._failed(trial, e)
+        else:
+            self._idle.append(actor)
+            if trial.call != "rows":
+                self._broken_in_a_row = 0
+            yield from self._done(trial, receipt, time.monotonic() - started)
+
+    def _done(self, trial: Trial, receipt: Any, seconds: float) -> Iterator[Outcome]:
+        if trial.call == "process":
+            self._deadlines.done(trial.size, seconds)
+            self._suspects.pop(trial.unit.id, None)
+            yield Outcome(trial.unit, receipt, "")
+            return
+        self._queue(self._suspects[trial.unit.id].passed(trial, receipt, seconds))
+
+    def _broke(self, trial: Trial, reason: str, error: str) -> Iterator[Outcome]:
+        """A worker died, stalled, or raised what it was not made to raise."""
+        self._broken_in_a_row += 1
+        if self._broken_in_a_row > self._options.max_broken:
+            what = f"workers broke {self._broken_in_a_row} times in a row, and nothing was done in between"
+            raise _stopped(what, error)
+        suspect = self._suspects.setdefault(trial.unit.id, Suspect(trial.unit, self._options.attempts))
+        follow_up = suspect.broke(trial, reason, error, self._options.max_poison if self._options.isolate else 0)
+        if follow_up is None:
+            yield self._give_up(suspect, error)
+        else:
+            self._queue(follow_up)
+
+    def _failed(self, trial: Trial, error: Exception) -> Iterator[Outcome]:
+        """The unit failed in a way that leaves the worker sound."""
+        suspect = self._suspects.setdefault(trial.unit.id, Suspect(trial.unit, self._options.attempts))
+        mendable = not isinstance(error, AssayError) or isinstance(error, StorageError)
+        again = suspect.again(trial)
+        if mendable and again is not None:
+            log.warning("%s failed: %s", trial, _words(error))
+            self._queue(again)
+        else:
+            yield self._give_up(suspect, _words(error))
+
+    def _queue(self, trial: Trial) -> None:
+        """A retry waits at the end; the trials of a search go first, so that its unit isn't the last to end."""
+        if trial.call == "process" and not trial.skip:
+            self._todo.append(trial)
+        else:
+            self._todo.appendleft(trial)
+
+    def _give_up(self, suspect: Suspect, error: str) -> Outcome:
+        return Outcome(suspect.unit, None, f"{suspect.unit.id} after {suspect.attempts} attempt(s): {error}")
+
+    def _replace(self, actor: Any) -> None:
+        ray.kill(actor)
+        self._spawn()
 
     def _started(self, ref: Any) -> None:
         actor = self._starting.pop(ref)
@@ -176,12 +271,14 @@ class WorkPool:
             self._start_failures = 0
             self._idle.append(actor)
 
-    def _retry(self, unit: Unit, error: Exception) -> Iterator[Outcome]:
-        attempts = self._attempts[unit.id] = self._attempts.get(unit.id, 0) + 1
-        mendable = not isinstance(error, AssayError) or isinstance(error, StorageError)
-        if mendable and attempts < self._options.attempts:
-            self._todo.append(unit)
-            log.warning("%s failed (attempt %d): %s", unit.id, attempts, printable(error))
-            return
-        text = str(error) if isinstance(error, AssayError) else f"{type(error).__name__}: {printable(error, 600)}"
-        yield Outcome(unit, None, f"{unit.id} after {attempts} attempt(s): {text}")
+
+def _stopped(what: str, last: str) -> AssayError:
+    return AssayError(
+        f"{what}, so the run was stopped; the last one: {last}",
+        hint="what was committed is kept: mend the cause and run the same command again",
+    )
+
+
+def _words(error: Exception) -> str:
+    """The error in a line; what didn't come from Assay is escaped."""
+    return str(error) if isinstance(error, AssayError) else f"{type(error).__name__}: {printable(error, 600)}"

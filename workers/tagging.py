@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -58,8 +59,11 @@ class ShardTagger:
         self._cursors = Cursors()
         self._worker = f"{socket.gethostname()}:{os.getpid()}"
 
-    def process(self, shard: Shard, attempt: str) -> ShardCommit:
-        """Tags `shard` unless its commit exists; returns the commit that counts."""
+    def process(self, shard: Shard, attempt: str, skip: tuple[BadRecord, ...] = ()) -> ShardCommit:
+        """Tags `shard` unless its commit exists; returns the commit that counts.
+
+        The rows of `skip` are known to break a worker: they are quarantined as it says, and the model never sees them.
+        """
         done = self._tag_log.find(shard.id)
         if done is not None:
             return done
@@ -69,7 +73,7 @@ class ShardTagger:
             return self._commit_tags(features, self._stored_features(features), attempt, started)
         tags = _Tags(self._taggers)
         try:
-            features = self._write_features(shard, tags, attempt, started)
+            features = self._write_features(shard, skip, tags, attempt, started)
         except BadShard as e:
             features = self._commit_unreadable(shard, str(e), attempt)
             return self._commit_tags(features, [], attempt, started)
@@ -77,10 +81,35 @@ class ShardTagger:
             return self._commit_tags(features, self._stored_features(features), attempt, started)
         return self._put_tags(features, tags, attempt, started)
 
-    def _write_features(self, shard: Shard, tags: "_Tags", attempt: str, started: float) -> ShardCommit:
+    def rows(self, shard: Shard) -> tuple[int, int]:
+        """The first row with a document and the row after the last one; equal where there is none.
+
+        A shard that can't be read is committed as such: in `process` a worker may have died before it came to that.
+        """
+        first = end = shard.first_row
+        try:
+            for record in read_documents(shard, self._job.options, self._cursors):
+                if isinstance(record, Document):
+                    first, end = first if end > first else record.row, record.row + 1
+        except BadShard as e:
+            self._commit_unreadable(shard, str(e), uuid.uuid4().hex[:12])
+            return shard.first_row, shard.first_row
+        return first, end
+
+    def probe(self, shard: Shard, first: int, end: int) -> None:
+        """Encodes and tags the documents among rows first..end-1 and writes nothing."""
+        upto = shard.model_copy(update={"rows": end - shard.first_row})
+        reader = _ChunkReader(upto, self._job.options, self._cursors, first=first)
+        for features in self._runtime.stream(reader.texts()):
+            self._taggers.apply(reader.table(features))
+
+    def _write_features(
+        self, shard: Shard, skip: tuple[BadRecord, ...], tags: "_Tags", attempt: str, started: float
+    ) -> ShardCommit:
         """Reads and encodes the shard, feeding each chunk's table to `tags`, and commits the features."""
-        reader = _ChunkReader(shard, self._job.options, self._cursors)
-        buffer = ParquetBuffer(features_schema(self._job.scope.layers))
+        reader = _ChunkReader(shard, self._job.options, self._cursors, skip=skip)
+        d_model = self._runtime.backbone.d_model if self._job.scope.residuals else None
+        buffer = ParquetBuffer(features_schema(self._job.scope.layers, d_model))
         tokens = 0
         for features in self._runtime.stream(reader.texts()):
             table = reader.table(features)
@@ -169,8 +198,13 @@ class ShardTagger:
 class _ChunkReader:
     """Cuts a shard's documents into chunks and remembers what each chunk held until its features come back."""
 
-    def __init__(self, shard: Shard, options: ReadOptions, cursors: Cursors) -> None:
+    def __init__(
+        self, shard: Shard, options: ReadOptions, cursors: Cursors, skip: tuple[BadRecord, ...] = (), first: int = 0
+    ) -> None:
+        """Documents of `skip` become its bad records; those before row `first` are left out."""
         self.bad: list[BadRecord] = []
+        self._skip = {record.row: record for record in skip}
+        self._first = first
         self.columns = ColumnTypes()
         self._records = read_documents(shard, options, cursors, self.columns)
         self._waiting: list[tuple[list[int], list[str], list[int]]] = []
@@ -180,8 +214,11 @@ class _ChunkReader:
         chunk: list[Document] = []
         sizes: list[int] = []
         for record in self._records:
+            record = self._skip.get(record.row, record)
             if isinstance(record, BadRecord):
                 self.bad.append(record)
+                continue
+            if record.row < self._first:
                 continue
             chunk.append(record)
             sizes.append(len(record.text.encode()))

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from assay.flows.cli import check, datasets, dedup, look, run  # noqa: F401 - adds the commands
+from assay.flows.cli import audit, check, compare, datasets, dedup, look, run  # noqa: F401 - adds the commands
 from assay.flows.cli.console import FINDINGS, INTERRUPTED, OK, USAGE, app, message
 from assay.schemas.errors import AssayError
 

@@ -29,9 +29,9 @@ def quick_config() -> BuildConfig:
         ),
         sae=SaeConfig(d_sae=768, aux_k=64, dead_after_tokens=30_000),
         sae_tokens=80_000,
+        sae_buffer=20_000,
         tokenizer_chars=1_000_000,
         evaluation_documents=40,
-        probe_pages=(200, 100),
         baseline_bytes=1_000_000,
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .common import log, read_json, write_atomically, write_json
-from .sae import save_sae
+from .sae_layouts import save_sae
 from .stages import BuildConfig
 
 Record = dict[str, Any]
@@ -122,8 +122,7 @@ def _model(record: Record) -> str:
         f"weight decay {shape['weight_decay']}, seed {shape['seed']}.",
         f"SAEs: d_sae {sae['d_sae']}, k {sae['k']}, after Gao et al. 2024 (arXiv 2406.04093): unit decoder "
         f"columns, AuxK {sae['aux_k']} at {sae['aux_coefficient']}, Adam at {sae['learning_rate']}, "
-        f"{record['saes']['residuals'] / 1e6:.2f} M residuals a layer, {sae['passes']:g} passes, "
-        f"seed {sae['seed']}.",
+        f"{record['saes']['residuals'] / 1e6:.2f} M residuals a layer, seed {sae['seed']}.",
     ]
     return _block("Model", points)
 
@@ -179,20 +178,6 @@ def _measurements(metrics: Record) -> str:
         f"SAE rows: {tokens} held-out tokens of all groups, position 0 excluded; silent features fired on "
         "none of them; CE recovered = (zero - SAE) / (zero - clean) with the layer's output replaced.",
     ]
-    if "topic_probe" in metrics:
-        probe = metrics["topic_probe"]
-        lines += [
-            "",
-            f"Topic of a web page from its first 256 tokens ({probe['topics']} classes, logistic regression "
-            f"on {probe['train_pages']} pages, tested on {probe['test_pages']} others):",
-            "",
-            "| features | accuracy |",
-            "|---|---|",
-            f"| mean residual | {probe['residual_mean_trained']:.3f} |",
-            f"| SAE features, max over the page | {probe['sae_feature_max_trained']:.3f} |",
-            f"| mean residual of the same model with random weights | {probe['residual_mean_random_weights']:.3f} |",
-            f"| most common topic | {probe['most_common_topic']:.3f} |",
-        ]
     return "\n".join(lines)
 
 

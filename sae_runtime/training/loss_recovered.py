@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import transformers
 
-from assay.sae_runtime.training.evaluate import loss_recovered, mean_loss
-from assay.sae_runtime.training.sae import decoder_layers
+from assay.sae_runtime.training.evaluate import decoder_layers, loss_recovered, mean_loss
 from assay.sae_runtime.training.sae_trainer import SaeWeights
 from assay.schemas.errors import printable
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,6 @@ import torch
 from safetensors.torch import save
 
 from assay.sae_runtime.training.common import write_atomically, write_json
-from assay.sae_runtime.training.sae import save_sae
 from assay.sae_runtime.training.sae_trainer import SaeWeights
 
 Layout = Literal["qwen-scope", "saelens"]
@@ -24,6 +24,13 @@ def write_saes(saes: Mapping[int, SaeWeights], folder: Path, layout: Layout, *, 
     if layout == "qwen-scope":
         return _write_qwen_scope(saes, folder, k)
     return [path for layer, sae in saes.items() for path in _write_saelens(sae, folder, layer, k, backbone)]
+
+
+def save_sae(weights: SaeWeights, path: Path, dtype: torch.dtype) -> None:
+    """Writes `layer{n}.sae.pt`: a plain dict of W_enc (F, D), W_dec (D, F), b_enc (F,), b_dec (D,)."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.to(dtype).contiguous().clone() for name, tensor in weights.items()}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def _write_qwen_scope(saes: Mapping[int, SaeWeights], folder: Path, k: int) -> list[Path]:

@@ -1,6 +1,9 @@
 """One TopK SAE in training, a batch of residuals at a time; whoever calls it decides where residuals come from.
 
-The recipe is Gao et al. 2024 (arXiv 2406.04093), equations 2 and 4 and appendix A: see `sae`.
+The recipe is Gao et al. 2024 (arXiv 2406.04093), equations 2 and 4 and appendix A:
+acts_TF = topk(relu(hidden_TD @ W_enc.T + b_enc), k), recon_TD = acts_TF @ W_dec.T + b_dec, unit decoder columns, and an
+auxiliary loss in which the dead features rebuild what the live ones miss. b_dec is not subtracted before encoding, so
+the weights mean what Qwen-Scope's mean on raw residuals.
 """
 
 from __future__ import annotations
@@ -28,9 +31,6 @@ class SaeConfig:
     learning_rate: float = 2e-3
     decay: float = 0.4
     """Share of the run, at its end, with falling learning rate."""
-    passes: float = 1.0
-    max_norm_ratio: float = 10.0
-    """Residuals longer than this many median norms are left out of training."""
     seed: int = 11
 
 

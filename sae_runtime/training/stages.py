@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,10 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from .common import Document, log, read_documents, read_json, write_json
-from .evaluate import (
-    byte_baseline,
-    heldout_residuals,
-    language_loss,
-    loss_by_position,
-    loss_recovered,
-    mean_loss,
-    reconstruction,
-    topic_probe,
-    windows_of,
-)
-from .pretrain import PretrainConfig, build_model, pretrain
-from .sae import collect, save_sae, train_sae
+from .evaluate import byte_baseline, language_loss, loss_by_position, loss_recovered, mean_loss, windows_of
+from .layers_run import LayersConfig
+from .pretrain import PretrainConfig, pretrain
+from .sae_stage import measured, train_saes
 from .sae_trainer import SaeConfig
 from .sources import LABELLED
 from .tokenizer import save_tokenizer, tokenize_documents, train_tokenizer
@@ -38,14 +29,14 @@ class BuildConfig:
     sae: SaeConfig = field(default_factory=SaeConfig)
     sae_layers: tuple[int, ...] = (1, 3, 4)
     sae_tokens: int = 800_000
-    """Residuals collected per layer."""
+    """Residuals that each SAE is trained on."""
+    sae_buffer: int = 200_000
+    """Residuals that are shuffled together."""
     tokenizer_chars: int = 16_000_000
     evaluation_documents: int = 150
     """Held-out documents per group."""
     curve_documents: int = 30
     """Held-out documents per group whose loss is followed during training."""
-    probe_pages: tuple[int, int] = (800, 400)
-    """Pages the topic probe is fitted and tested on."""
     baseline_bytes: int = 20_000_000
 
 
@@ -76,29 +67,14 @@ def load_model(work: Path) -> Qwen3ForCausalLM:
 
 
 def sae_stage(work: Path, weights: dict[str, float], config: BuildConfig) -> dict[str, Any]:
-    """Leaves float32 SAEs in `saes/` and returns their training records; a layer that is done is skipped."""
-    records = {layer: work / "saes" / f"layer{layer}.json" for layer in config.sae_layers}
-    missing = [layer for layer, path in records.items() if not path.exists()]
-    if missing:
-        windows = _sae_windows(work, weights, config)
-        log("sae: collecting %.2f M residuals", sum(len(row) - 1 for row in windows) / 1e6)
-        hidden = collect(load_model(work), windows, missing)
-        for layer in missing:
-            log("sae: training layer %d", layer)
-            residual_count = len(hidden[layer])
-            sae, record = train_sae(hidden.pop(layer), config.sae)
-            save_sae(sae, work / "saes" / f"layer{layer}.sae.pt", torch.float32)
-            write_json(records[layer], record | {"residuals": residual_count})
-    by_layer = {f"layer{layer}": read_json(path) for layer, path in records.items()}
-    residuals = min(record["residuals"] for record in by_layer.values())
-    return {
-        "config": asdict(config.sae),
-        "layers": list(config.sae_layers),
-        "residuals": residuals,
-    } | by_layer
+    """Leaves float32 SAEs in `saes/` and returns their training record."""
+    run = LayersConfig(
+        sae=config.sae, tokens=config.sae_tokens, buffer=config.sae_buffer, batch_tokens=16 * config.pretrain.context
+    )
+    return train_saes(work, lambda: _sae_windows(work, weights, config), config.sae_layers, run)
 
 
-def _sae_windows(work: Path, weights: dict[str, float], config: BuildConfig) -> list[torch.Tensor]:
+def _sae_windows(work: Path, weights: dict[str, float], config: BuildConfig) -> list[list[int]]:
     """Draws documents in the proportions of pretraining and cuts them into windows of the context length."""
     with np.load(work / "tokens" / "train.npz") as archive:
         ids, offsets, source = archive["ids"], archive["offsets"], archive["source"]
@@ -106,7 +82,7 @@ def _sae_windows(work: Path, weights: dict[str, float], config: BuildConfig) -> 
     rng = np.random.default_rng(config.sae.seed)
     heaviest = max(weights.values())
     chance = np.asarray([weights[names[number]] / heaviest for number in source])
-    windows: list[torch.Tensor] = []
+    windows: list[list[int]] = []
     room = config.sae_tokens
     for number in rng.permutation(len(source)):
         if room <= 0:
@@ -116,7 +92,7 @@ def _sae_windows(work: Path, weights: dict[str, float], config: BuildConfig) -> 
         for start in range(offsets[number], offsets[number + 1], config.pretrain.context):
             row = ids[start : min(start + config.pretrain.context, offsets[number + 1])]
             if len(row) > 1:
-                windows.append(torch.from_numpy(row.astype(np.int64)))
+                windows.append(row.tolist())
                 room -= len(row) - 1
     return windows
 
@@ -158,23 +134,15 @@ def evaluate_stage(work: Path, config: BuildConfig) -> dict[str, Any]:
     quarter = max(1, config.evaluation_documents // 4)
     mixed = [document for documents in groups.values() for document in documents[:quarter]]
     windows = [row for row in windows_of(tokenizer, mixed, context) if len(row) > 2]
-    saes = {}
     clean = mean_loss(model, windows)
-    for layer in config.sae_layers:
-        full = torch.load(work / "saes" / f"layer{layer}.sae.pt", weights_only=True)
-        saes[layer] = {name: tensor.half() for name, tensor in full.items()}
-        hidden_TD = heldout_residuals(model, layer, windows)
-        row = reconstruction(hidden_TD, saes[layer], k)
-        row["fvu_float32_weights"] = reconstruction(hidden_TD, full, k)["fvu"]
-        metrics["saes"][f"layer{layer}"] = row | loss_recovered(model, layer, saes[layer], k, windows, clean)
+    files = {n: work / "saes" / f"layer{n}.sae.pt" for n in config.sae_layers}
+    full = {layer: torch.load(file, weights_only=True) for layer, file in files.items()}
+    shipped = {layer: {name: t.half().float() for name, t in sae.items()} for layer, sae in full.items()}
+    rows = [row.tolist() for row in windows]
+    exact, rounded = (measured(work, rows, saes, k) for saes in (full, shipped))
+    for layer, sae in shipped.items():
+        found = rounded[layer] | {"fvu_float32_weights": exact[layer]["fvu"]}
+        metrics["saes"][f"layer{layer}"] = found | loss_recovered(model, layer, sae, k, windows, clean)
         log("evaluate: layer %d %s", layer, metrics["saes"][f"layer{layer}"])
-    topics = [document for document in train if document["topic"]][: config.probe_pages[0]]
-    test_pages = [d for d in heldout_groups(work, 10**6).get("web_pages", []) if d["topic"]]
-    if topics and test_pages:
-        models = {"trained": model, "random_weights": build_model(config.pretrain).eval()}
-        last = config.sae_layers[-1]
-        metrics["topic_probe"] = topic_probe(
-            models, tokenizer, last, saes[last], k, topics, test_pages[: config.probe_pages[1]]
-        )
     write_json(path, metrics)
     return metrics

@@ -111,6 +111,19 @@ class Reference:
                 features.add(self.choose(layer, hidden[layer][counted]))
         return found
 
+    def residual_means(self, text: str) -> dict[int, Tensor]:
+        """Layer -> the mean residual of the counted tokens, in float64; 0 where none counts."""
+        ids = self.tokenizer.encode(text)
+        counted: dict[int, list[Tensor]] = {layer: [] for layer in self.saes}
+        for context, new in self._windows(len(ids[: self.max_tokens])):
+            first = int(self.mask_first)
+            hidden = self.residuals(ids[context.start : new.stop])
+            for layer, vectors in counted.items():
+                fresh = range(max(first, len(context)), len(context) + len(new))
+                vectors += [hidden[layer][t].double() for t in fresh if not self._is_outlier(hidden[layer], t, first)]
+        nothing = torch.zeros(self.model.config.get_text_config().hidden_size, dtype=torch.double)
+        return {layer: torch.stack(found).mean(0) if found else nothing for layer, found in counted.items()}
+
     def residuals(self, ids: list[int]) -> dict[int, Tensor]:
         """Layer -> float32 residual after it (T, D), from hooks on the whole model; for every layer with an SAE."""
         caught: dict[int, Tensor] = {}

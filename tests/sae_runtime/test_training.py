@@ -9,9 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from assay.sae_runtime.runtime import Runtime
+from assay.sae_runtime.training import sae_stage
 from assay.sae_runtime.training.__main__ import main, quick_config
 from assay.sae_runtime.training.evaluate import mean_loss
+from assay.sae_runtime.training.layers_run import LayersConfig
 from assay.sae_runtime.training.pretrain import PretrainConfig, pretrain
+from assay.sae_runtime.training.sae_stage import train_saes
+from assay.sae_runtime.training.sae_trainer import SaeConfig
 from assay.schemas.scope import Scope
 
 LAYERS = (1, 3, 4)
@@ -21,7 +25,8 @@ LAYERS = (1, 3, 4)
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick build of few steps and little data, without labelled sets and without downloads."""
     folder = tmp_path_factory.mktemp("build")
-    small = {"sae_tokens": 20_000, "tokenizer_chars": 400_000, "evaluation_documents": 8, "baseline_bytes": 200_000}
+    small = {"sae_tokens": 20_480, "sae_buffer": 8_000, "tokenizer_chars": 400_000}
+    small |= {"evaluation_documents": 32, "baseline_bytes": 200_000}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("assay.sae_runtime.training.__main__.quick_config", lambda: replace(quick_config(), **small))
         main(["--work", str(folder / "work"), "--out", str(folder / "out"), "--quick", "--steps", "6"])
@@ -113,6 +118,37 @@ def test_an_interrupted_training_ends_as_an_undisturbed_one(built: Path, monkeyp
         run(built / "interrupted")
     resumed = run(built / "interrupted")
     assert all(resumed[name].equal(tensor) for name, tensor in undisturbed.items())
+
+
+def test_interrupted_sae_training_ends_as_an_undisturbed_one(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LayersConfig(sae=SaeConfig(d_sae=96, k=4, batch_tokens=64), tokens=640, buffer=200, batch_tokens=256)
+    windows = [list(range(start, start + 40)) for start in range(0, 400, 20)]
+
+    def run(work: Path) -> list[Path]:
+        work.mkdir(exist_ok=True)
+        if not (work / "lm").exists():
+            (work / "lm").symlink_to(built / "work/lm")
+        train_saes(work, lambda: windows, [1, 3], config)
+        return [work / "saes" / f"layer{layer}.sae.pt" for layer in (1, 3)]
+
+    undisturbed = run(built / "saes-undisturbed")
+    monkeypatch.setattr(sae_stage, "CHECKPOINT_SECONDS", 0.0)
+    save, calls = sae_stage._save, []
+
+    def dies(path: Path, state: dict[str, object]) -> None:
+        save(path, state)
+        calls.append(path)
+        if len(calls) == 4:
+            raise Killed
+
+    monkeypatch.setattr(sae_stage, "_save", dies)
+    with pytest.raises(Killed):
+        run(built / "saes-interrupted")
+    resumed = run(built / "saes-interrupted")
+    assert len(calls) > 4
+    for one, other in zip(undisturbed, resumed, strict=True):
+        whole, continued = (torch.load(path, weights_only=True) for path in (one, other))
+        assert all(whole[name].equal(continued[name]) for name in whole)
 
 
 def test_the_default_size_is_what_is_shipped() -> None:

@@ -24,7 +24,9 @@ class Doc(NamedTuple):
     tokens: int = 10
 
 
-def table(docs: Sequence[Doc], layers: Sequence[int] = (2, 4)) -> pa.Table:
+def table(
+    docs: Sequence[Doc], layers: Sequence[int] = (2, 4), residual_means: Mapping[int, np.ndarray] | None = None
+) -> pa.Table:
     """The documents' features table."""
     found = {}
     for layer in layers:
@@ -42,9 +44,8 @@ def table(docs: Sequence[Doc], layers: Sequence[int] = (2, 4)) -> pa.Table:
         )
     tokens = np.array([doc.tokens for doc in docs], np.int32)
     n = len(docs)
-    return features_table(
-        range(n), [f"d{i}" for i in range(n)], [7 * i for i in range(n)], ChunkFeatures(tokens + 1, tokens, found)
-    )
+    features = ChunkFeatures(tokens + 1, tokens, found, dict(residual_means) if residual_means else None)
+    return features_table(range(n), [f"d{i}" for i in range(n)], [7 * i for i in range(n)], features)
 
 
 def score(features: Mapping[tuple[int, int], tuple[float, float]], **changes: Any) -> Tagger:

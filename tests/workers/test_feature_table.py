@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assay.workers.feature_table import ParquetBuffer, features_schema, iter_parquet, layer_columns
+from assay.workers.feature_table import ParquetBuffer, features_schema, iter_parquet, layer_columns, residual_means
 
 from .feature_tables import Doc, table
 
@@ -124,3 +124,16 @@ def test_a_flipped_byte_of_a_page_is_an_error_and_not_a_number() -> None:
         with pytest.raises((OSError, pa.ArrowException)):
             read(bytes(broken))
     assert read(data)[0].equals(whole)
+
+
+def test_mean_residuals_come_back_bit_for_bit_beside_the_features() -> None:
+    mean_ND = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    with_means = table(DOCS, residual_means={2: mean_ND, 4: -mean_ND})
+    [found] = read(parquet(with_means))
+    assert found.schema == features_schema([2, 4], 6)
+    assert (residual_means(found, 2) == mean_ND).all()
+    assert (residual_means(found.slice(1), 4) == -mean_ND[1:]).all()
+    assert found.select(table(DOCS).column_names).equals(table(DOCS))
+    packed = pq.ParquetFile(pa.BufferReader(parquet(with_means))).metadata.row_group(0)
+    columns = {packed.column(i).path_in_schema: packed.column(i).encodings for i in range(packed.num_columns)}
+    assert "BYTE_STREAM_SPLIT" in columns["l2_residual_mean.list.element"]

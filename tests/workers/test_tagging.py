@@ -24,6 +24,7 @@ from assay.schemas.scope import Scope
 from assay.schemas.store import ShardCommit, features_prefix, tags_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.corpora.planning import plan_corpus
+from assay.workers.corpora.records import BadRecord
 from assay.workers.feature_table import ParquetBuffer, iter_parquet
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
@@ -331,6 +332,66 @@ def test_a_shard_that_cannot_be_read_is_committed_as_such_without_rows(
     assert commit.objects == {}
     assert tagger.process(shard, "two") == commit
     assert all("/commits/" in key for key in contents(root))
+
+
+def test_rows_that_broke_a_worker_are_quarantined_unseen_and_all_others_are_tagged(
+    make_tagger: MakeTagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [*DOCUMENTS[:5], {"text": None}, {"text": "POISON"}, *DOCUMENTS[5:9]]
+    shard = only_shard(write(tmp_path / "corpus.jsonl", json_lines(rows)))
+    skip = (BadRecord(6, "kills_worker", ""),)
+    seen: list[str] = []
+    stream = Runtime.stream
+
+    def listen(self: Runtime, chunks: Iterator[list[str]]) -> Iterator[Any]:
+        return stream(self, (seen.extend(chunk) or chunk for chunk in chunks))
+
+    monkeypatch.setattr(Runtime, "stream", listen)
+    stores = [str(tmp_path / name) for name in ("one", "two")]
+    commits = [make_tagger(store).process(shard, "one", skip) for store in stores]
+    assert (commits[0].rows_in, commits[0].rows_kept, commits[0].rows_quarantined) == (11, 9, 2)
+    assert commits[0].quarantine_reasons == {"kills_worker": 1, "null_text": 1}
+    lines = ObjectStore(stores[0]).read_verified(commits[0].objects["quarantine"]).splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [5, 6]
+    assert tags_of(stores[0], commits[0])["row"].to_list() == [0, 1, 2, 3, 4, 7, 8, 9, 10]
+    assert len(seen) == 18 and "POISON" not in seen
+    assert contents(stores[0]) == contents(stores[1])
+
+
+def test_a_probe_shows_the_model_only_the_documents_of_its_rows_and_writes_nothing(
+    make_tagger: MakeTagger, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagger, seen = make_tagger(str(tmp_path / "store")), []
+    stream = Runtime.stream
+
+    def listen(self: Runtime, chunks: Iterator[list[str]]) -> Iterator[Any]:
+        return stream(self, (seen.extend(chunk) or chunk for chunk in chunks))
+
+    monkeypatch.setattr(Runtime, "stream", listen)
+    tagger.probe(shard, 10, 13)
+    assert seen == [document["text"] for document in DOCUMENTS[10:13]]
+    assert contents(str(tmp_path / "store")) == {}
+
+
+def test_the_rows_of_a_shard_are_those_from_its_first_document_to_its_last(
+    make_tagger: MakeTagger, tmp_path: Path
+) -> None:
+    data = b'{"text": null}\n' + json_lines(DOCUMENTS[:3]) + b"\n" + json_lines(DOCUMENTS[3:4]) + b"7\n\n"
+    tagger = make_tagger(str(tmp_path / "store"))
+    assert tagger.rows(only_shard(write(tmp_path / "a.jsonl", data))) == (1, 6)
+    assert tagger.rows(only_shard(write(tmp_path / "b.jsonl", b"7\n"))) == (0, 0)
+
+
+def test_a_shard_whose_damage_shows_only_when_its_rows_are_counted_is_committed_as_unreadable(
+    make_tagger: MakeTagger, tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.jsonl.gz"
+    path.write_bytes(gzip.compress(json_lines(DOCUMENTS))[:-20])
+    tagger, shard = make_tagger(str(tmp_path / "store")), only_shard(path)
+    assert tagger.rows(shard) == (0, 0)
+    commit = tagger.process(shard, "one")
+    assert "cut short or damaged" in commit.unreadable
+    assert commit.attempt == "one"
 
 
 def test_a_new_tagger_is_applied_to_the_stored_features_without_the_model(

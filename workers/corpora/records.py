@@ -16,7 +16,12 @@ REASONS: dict[str, str] = {
     "too_long": "the text, or the line it is in, is over the size limit",
     "duplicate_id": "an earlier row of the shard has the same id",
     "bad_page": "the Parquet page or Arrow batch that holds the row can't be decoded",
+    "kills_worker": "alone in a worker, the document ended its process: a crash, or no memory was left",
+    "stalls_worker": "alone in a worker, the document did not come to an end in the time allowed",
+    "fails_worker": "alone in a worker, the document raised the error that `detail` names",
 }
+WORKER_REASONS = ("kills_worker", "stalls_worker", "fails_worker")
+"""Found by trial and not by reading: a larger or another machine may come to other ones."""
 
 
 class Document(NamedTuple):

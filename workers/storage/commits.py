@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from assay.schemas.base import record_json
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardCommit
+from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.storage.objects import ObjectStore, check_key
 
 _SUFFIX = ".json"
 _MUST_AGREE = ("fingerprint", "rows_in", "rows_kept", "rows_dropped", "rows_quarantined")
+_MAY_DIFFER = ("rows_kept", "rows_quarantined")
 
 
 class CommitLog:
@@ -34,7 +36,8 @@ class CommitLog:
     def commit(self, record: ShardCommit) -> bool:
         """Commits a shard exactly once: True if `record` is its commit, False if an equal attempt was first.
 
-        Raises AssayError if rows are unaccounted for, or if the winner came to other results.
+        Raises AssayError if rows are unaccounted for, or if the winner came to other results. Rows that broke a worker
+        (WORKER_REASONS) may be other ones on another machine: the winner's count.
         """
         accounted = record.rows_kept + record.rows_dropped + record.rows_quarantined
         if record.rows_in != accounted:
@@ -53,7 +56,7 @@ class CommitLog:
             f"{field} is {printable(getattr(winner, field))} in the commit, "
             f"{printable(getattr(record, field))} in the new attempt"
             for field in _MUST_AGREE
-            if getattr(winner, field) != getattr(record, field)
+            if _countable(winner, field) != _countable(record, field)
         ]
         if differences:
             raise AssayError(
@@ -123,3 +126,12 @@ class CommitLog:
             where=self.store.uri(key),
             hint="read it with the version that wrote it, or delete it to have its shard done again",
         )
+
+
+def _countable(record: ShardCommit, field: str) -> object:
+    """The field as it would be if no row had broken a worker."""
+    value = getattr(record, field)
+    if field not in _MAY_DIFFER:
+        return value
+    broken = sum(record.quarantine_reasons.get(reason, 0) for reason in WORKER_REASONS)
+    return value + broken if field == "rows_kept" else value - broken

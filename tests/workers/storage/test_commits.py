@@ -78,6 +78,16 @@ def test_two_attempts_that_disagree_are_an_error(log: CommitLog, changes: dict[s
     assert log.read("s1") == a_commit()
 
 
+def test_rows_that_broke_another_machines_worker_are_no_disagreement(log: CommitLog) -> None:
+    assert log.commit(a_commit(quarantine_reasons={"too_long": 1}))
+    poisoned = {"rows_kept": 6, "rows_quarantined": 3, "quarantine_reasons": {"too_long": 1, "kills_worker": 2}}
+    assert not log.commit(a_commit(attempt="two", **poisoned))
+    assert log.read("s1").attempt == "one"
+    read_otherwise = {"rows_kept": 6, "rows_quarantined": 3, "quarantine_reasons": {"too_long": 2, "kills_worker": 1}}
+    with pytest.raises(AssayError, match="disagree"):
+        log.commit(a_commit(attempt="three", **read_otherwise))
+
+
 def test_a_commit_that_loses_rows_is_refused(log: CommitLog) -> None:
     with pytest.raises(AssayError, match="read 10 rows but accounts for 9"):
         log.commit(a_commit(rows_kept=7))
