@@ -41,6 +41,7 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         "Run it in this folder, or put its path before `data/`. `manifest.json` lists every shard with its size, "
         "rows and SHA-256.",
         "",
+        *_version(manifest),
         "## Where it comes from",
         "",
         *_table(
@@ -115,6 +116,27 @@ def _copies(manifest: CurationManifest) -> list[str]:
     if bench:
         lines += [f"Benchmarks: {', '.join(_cell(PurePosixPath(path).name) for path in bench.reference)}.", ""]
     return [*lines, "`_assay/dedup/copies` lists each of them with the document that stays.", ""]
+
+
+def _version(manifest: CurationManifest) -> list[str]:
+    """Where the dataset stands in its chain of versions, and what was taken down."""
+    lines = []
+    if version := manifest.version:
+        lines += [
+            "## Version",
+            "",
+            f"This is version {version.number}. Its folder holds what was new in it; the whole dataset, "
+            f"{version.rows:,} rows and {version.tokens:,} tokens, is the {len(version.parts):,} parts that "
+            "`version.parts` of `manifest.json` lists, with keys relative to the folder above this one.",
+            "",
+        ]
+    if down := manifest.takedown:
+        lines += [
+            f"A takedown list of {down.entries:,} entries (SHA-256 {down.sha256}) kept out {down.new_documents:,} new "
+            f"documents and took {down.removed_rows:,} rows out of {down.rewritten_parts:,} parts of earlier versions.",
+            "",
+        ]
+    return lines
 
 
 def _stages(manifest: CurationManifest) -> list[str]:

@@ -13,62 +13,46 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
-from assay.flows.dedup import SearchPlan, SearchReport, finished, recipe_search, search
+from assay.flows.dedup import SearchReport, finished, search
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
+from assay.flows.preparation import Prepared, prepare
 from assay.flows.progress import duration, shard_progress
-from assay.flows.recipes import check
+from assay.flows.versions import seal_version
 from assay.schemas.base import canonical_json, record_json
-from assay.schemas.curation import (
-    CurationManifest,
-    OutputShard,
-    RuleTally,
-    SourceLineage,
-    StageTally,
-    Tally,
-    curation_fingerprint,
-)
+from assay.schemas.curation import CurationManifest, OutputShard, RuleTally, StageTally, Tally
+from assay.schemas.dedup import DedupManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
-from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import merge
-from assay.schemas.store import ShardCommit, StoredObject, TagManifest
-from assay.workers.corpora.columns import unify_columns
-from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.schemas.store import ShardCommit, StoredObject
+from assay.workers.curate_job import CurateJob
 from assay.workers.curating import CONTROL, ShardCurator, output_schema
 from assay.workers.dedup.copies import CopyLists
+from assay.workers.dedup.selection import KeptByRules
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.ranking import HashCache
-from assay.workers.recipe_facts import included
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.survey_total import SurveyTotal
 from assay.workers.surveying import OutputPlanner, Surveyor, find_stages, in_order
-
-
-class Prepared(NamedTuple):
-    """A recipe that was checked against its sources."""
-
-    job: CurateJob
-    manifests: tuple[TagManifest, ...]
-    lineage: tuple[SourceLineage, ...]
-    search: SearchPlan | None
-    """the search for copies that it asks for"""
+from assay.workers.takedown import listed_ids
 
 
 class Preview(NamedTuple):
     """What a recipe does, before anything is written."""
 
     job: CurateJob
-    manifests: tuple[TagManifest, ...]
-    lineage: tuple[SourceLineage, ...]
+    prepared: Prepared
     rows_in: int
     rows_quarantined: int
     kept: Tally
     written: Tally
     dropped: Tally
     undecided: int
+    by_stage: dict[str, Tally]
+    """what takedown, sample and mixture drop"""
     rules: tuple[RuleTally, ...]
     search: str
     """fingerprint of the search that `copies` come from"""
@@ -89,59 +73,16 @@ class CurateReport(NamedTuple):
     seconds: float
 
 
-def prepare(parameters: CurateParameters) -> Prepared:
-    """Reads the sources' manifests and checks the recipe against them; AssayError before anything is written."""
-    recipe = parameters.recipe
-    checked = check(recipe, parameters.where)
-    manifests = tuple(m for m in checked.facts.manifests if m is not None)
-    lineage = tuple(
-        SourceLineage(
-            store=source.store,
-            run=m.run,
-            corpus=m.corpus,
-            encoder=m.encoder,
-            tagset=m.tagset,
-            shards=len(m.shards),
-            unreadable_shards=m.unreadable_shards,
-        )
-        for source, m in zip(recipe.sources, manifests, strict=True)
-    )
-    job = CurateJob(
-        recipe=recipe,
-        fingerprint="",
-        options=tuple(m.options for m in manifests),
-        tag_columns=manifests[0].taggers,
-        columns=unify_columns(m.columns for m in manifests),
-        labels=checked.facts.labels,
-        thresholds=checked.thresholds,
-        watched=checked.facts.watched,
-    )
-    output_schema(job)
-    found = recipe_search(job, manifests, included_shards(recipe, manifests))
-    name = curation_fingerprint(recipe, lineage, checked.thresholds, found.job.fingerprint if found else "")
-    return Prepared(job._replace(fingerprint=name), manifests, lineage, found)
-
-
-def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[TaggedShard]:
-    """The shards that the recipe uses, in corpus order; those that could not be read are among them."""
-    return [
-        TaggedShard(s, i, entry)
-        for s, (source, manifest) in enumerate(zip(recipe.sources, manifests, strict=True))
-        for i, entry in enumerate(manifest.shards)
-        if included(source, entry)
-    ]
-
-
 @task(name="survey", persist_result=False)
 def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
     """Applies the recipe to every tagged shard, reading tags only; lays out the output shards.
 
     Of copies it knows what an earlier search found; while there is none, nothing is dropped as a copy.
     """
-    job, manifests, lineage, asked = prepare(parameters)
-    if asked is not None and (result := finished(asked)) is not None:
-        job = job._replace(copies=CopyLists.of(asked.job.output, result))
-    shards = included_shards(job.recipe, manifests)
+    prepared = prepare(parameters)
+    job, shards = with_takedown(prepared), prepared.shards
+    if prepared.search is not None and (result := finished(prepared.search)) is not None:
+        job = job._replace(copies=CopyLists.of(prepared.search.job.output, result))
     units = [unit for unit in shards if not unit.entry.unreadable]
     hashes = HashCache()
     job = find_stages(job, units, hashes)
@@ -161,16 +102,16 @@ def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
         )
     return Preview(
         job=job._replace(stages=total.stages()),
-        manifests=manifests,
-        lineage=lineage,
+        prepared=prepared,
         rows_in=rows_in,
         rows_quarantined=quarantined,
         kept=total.kept,
         written=total.written,
         dropped=dropped,
         undecided=total.undecided,
+        by_stage=total.by_stage(),
         rules=total.rules(),
-        search=asked.job.fingerprint if asked is not None and job.copies is not None else "",
+        search=prepared.search.job.fingerprint if prepared.search is not None and job.copies is not None else "",
         copies=total.copies(),
         statistics=total.statistics(),
         shards=tuple(planner.finish()),
@@ -178,8 +119,9 @@ def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
 
 
 @task(name="claim output", persist_result=False)
-def claim_output(job: CurateJob) -> None:
+def claim_output(prepared: Prepared) -> None:
     """Marks the output folder as this recipe's; AssayError, which no retry mends, if it's another's."""
+    job = prepared.job
     output = ObjectStore(job.recipe.output.path)
     record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
     key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
@@ -197,7 +139,10 @@ def claim_output(job: CurateJob) -> None:
         raise AssayError(
             "the output folder holds a dataset of another recipe or of other sources",
             where=job.recipe.output.path,
-            hint="datasets are never overwritten: set output.path to a new folder, such as .../v2",
+            hint="datasets are never overwritten: set output.path to a new folder"
+            if prepared.chain is None
+            else "its writing was broken off and the sources have changed since: delete this folder, which has no "
+            "manifest, and run again",
         )
 
 
@@ -216,7 +161,7 @@ def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     if not todo:
         return 0
     workers = min(parameters.workers or os.cpu_count() or 1, len(todo))
-    entries = tuple(m.shards for m in preview.manifests)
+    entries = tuple(m.shards for m in preview.prepared.manifests)
     failed = []
     with (
         ray_session(parameters.ray_address, cpus=workers),
@@ -264,13 +209,14 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         )
         for name, table in preview.statistics.items()
     }
-    schema = output_schema(job)
+    parts = tuple(commit.objects["data"] for commit in commits)
+    takedown, version = seal_version(preview.prepared, parts, preview.by_stage["takedown"], preview.written, attempt)
     manifest = CurationManifest(
         fingerprint=job.fingerprint,
         assay_version=assay_version(),
         recipe=job.recipe,
-        sources=preview.lineage,
-        columns={field.name: str(field.type) for field in schema},
+        sources=preview.prepared.lineage,
+        columns={field.name: str(field.type) for field in output_schema(job)},
         rows_in=preview.rows_in,
         kept=preview.kept,
         dropped=preview.dropped,
@@ -283,8 +229,10 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         stages=job.stages,
         thresholds=job.thresholds,
         statistics=statistics,
-        shards=tuple(commit.objects["data"] for commit in commits),
+        shards=parts,
         dropped_shards=tuple(_dropped(commits)),
+        takedown=takedown,
+        version=version,
     )
     output.create("README.md", dataset_card(manifest, written_statistics(preview)).encode(), attempt=attempt)
     output.create("manifest.json", record_json(manifest), attempt=attempt)
@@ -296,13 +244,16 @@ def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
     prepared = prepare(parameters)
-    step(claim_output)(prepared.job)
+    if prepared.chain is not None and prepared.nothing_new:
+        last = prepared.chain.versions[-1].manifest
+        return CurateReport(last, last.recipe.output.path, 0, time.monotonic() - started)
+    step(claim_output)(prepared)
     if prepared.search is not None:
-        search(prepared.search, parameters.workers, parameters.ray_address)
+        _search(prepared, parameters)
     preview: Preview = step(survey)(parameters)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
-    report = CurateReport(manifest, parameters.recipe.output.path, written, time.monotonic() - started)
+    report = CurateReport(manifest, manifest.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
         create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
@@ -317,9 +268,22 @@ def search_copies(parameters: CurateParameters) -> SearchReport:
         raise AssayError(
             "the recipe asks for no search", where=parameters.where, hint="add dedup: or decontaminate: to it"
         )
-    step(claim_output)(prepared.job)
-    manifest, signed = search(prepared.search, parameters.workers, parameters.ray_address)
+    step(claim_output)(prepared)
+    manifest, signed = _search(prepared, parameters)
     return SearchReport(manifest, prepared.search.job.output, signed, time.monotonic() - started)
+
+
+def with_takedown(prepared: Prepared) -> CurateJob:
+    """The job with the ids that are taken down; texts are read where the list has hashes."""
+    job, units = prepared.job, [unit for unit in prepared.shards if not unit.entry.unreadable]
+    return job._replace(taken_down=listed_ids(job, units, prepared.listed)) if prepared.listed else job
+
+
+def _search(prepared: Prepared, parameters: CurateParameters) -> tuple[DedupManifest, int]:
+    """Runs what is missing of the search: what is taken down is not compared, so that nothing goes for it."""
+    assert prepared.search is not None  # noqa: S101 - the callers asked
+    job = prepared.search.job._replace(select=KeptByRules(with_takedown(prepared)))
+    return search(prepared.search._replace(job=job), parameters.workers, parameters.ray_address)
 
 
 def written_statistics(preview: Preview) -> pa.Table:
@@ -337,6 +301,16 @@ def curation_lines(report: CurateReport) -> list[str]:
         f"+ quarantined {m.rows_quarantined:,}",
         f"tokens kept {m.kept.tokens:,} of {m.kept.tokens + m.dropped.tokens:,}",
     ]
+    if m.version:
+        lines.append(
+            f"version {m.version.number}: {m.version.rows:,} rows and {m.version.tokens:,} tokens in all, "
+            f"in {len(m.version.parts):,} parts"
+        )
+    if m.takedown:
+        lines.append(
+            f"takedown: {m.takedown.entries:,} entries kept out {m.takedown.new_documents:,} new documents and took "
+            f"{m.takedown.removed_rows:,} rows out of {m.takedown.rewritten_parts:,} earlier parts"
+        )
     if unreadable := unreadable_shards(m):
         lines.append(f"{unreadable:,} input shards could not be read when they were tagged: nothing of them is in it")
     if not m.kept.documents:

@@ -14,7 +14,7 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
-from assay.schemas.base import canonical_json, record_json
+from assay.schemas.base import canonical_json, fingerprint, record_json
 from assay.schemas.dedup import (
     Decontaminate,
     Dedup,
@@ -178,8 +178,13 @@ def with_weights(job: DedupJob, units: Sequence[SearchUnit]) -> DedupJob:
     return job._replace(weights=feature_weights(tables, layer))
 
 
-def recipe_search(job: CurateJob, manifests: Sequence[TagManifest], shards: Sequence[TaggedShard]) -> SearchPlan | None:
-    """The search that a recipe asks for, over the documents that its rules keep; its result is part of the dataset."""
+def recipe_search(
+    job: CurateJob, manifests: Sequence[TagManifest], shards: Sequence[TaggedShard], takedown: str | None
+) -> SearchPlan | None:
+    """The search that a recipe asks for, over the documents that its rules keep; its result is part of the dataset.
+
+    `takedown` is the hash of a takedown list; what it names is to be left out by the `select` of the job that runs.
+    """
     recipe = job.recipe
     if not recipe.copy_stages:
         return None
@@ -191,7 +196,7 @@ def recipe_search(job: CurateJob, manifests: Sequence[TagManifest], shards: Sequ
         recipe.decontaminate,
         join(recipe.output.path, CONTROL, "dedup"),
         select=kept,
-        selection=kept.fingerprint,
+        selection=kept.fingerprint if takedown is None else fingerprint([kept.fingerprint, takedown]),
         shards=shards,
         where=recipe.name,
     )

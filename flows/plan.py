@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 
-from assay.flows.curate import included_shards, survey
+from assay.flows.curate import survey
 from assay.flows.progress import duration
 from assay.flows.tag import TagPlan, plan_tagging, pool_options, threads_per_worker
 from assay.sae_runtime.runtime import Runtime
@@ -60,6 +60,8 @@ class CurateForecast(Model):
     undecided: int
     """kept documents on which a rule is unknown"""
     rules: tuple[RuleTally, ...]
+    taken_down: Tally
+    """documents on the takedown list"""
     copies: tuple[StageTally, ...]
     """what the search for copies drops"""
     copies_unknown: bool
@@ -119,7 +121,7 @@ def forecast_curation(parameters: CurateParameters, price: float | None = None) 
     surveyed = time.monotonic() - started
     recipe = preview.job.recipe
     workers = min(parameters.workers or os.cpu_count() or 1, max(1, len(preview.shards)))
-    rate = writing_rate(preview.job, included_shards(recipe, preview.manifests))
+    rate = writing_rate(preview.job, preview.prepared.shards)
     size = (preview.written + preview.dropped).bytes if recipe.output.dropped else preview.written.bytes
     seconds = size / (rate * workers) if rate else None
     return CurateForecast(
@@ -131,6 +133,7 @@ def forecast_curation(parameters: CurateParameters, price: float | None = None) 
         repeated=preview.written - preview.kept,
         undecided=preview.undecided,
         rules=preview.rules,
+        taken_down=preview.by_stage["takedown"],
         copies=preview.copies,
         copies_unknown=bool(recipe.copy_stages) and preview.job.copies is None,
         stages=preview.job.stages,
@@ -214,6 +217,8 @@ def curation_forecast_lines(forecast: CurateForecast) -> list[str]:
         f"{'':24}{'documents':>13}{'tokens':>18}{'alone':>13}{'unknown':>11}",
         f"{'tagged':24}{whole.documents:>13,}{whole.tokens:>18,}",
     ]
+    if f.taken_down.documents:
+        lines.append(f"- {'takedown':22}{-f.taken_down.documents:>13,}{-f.taken_down.tokens:>18,}")
     lines += [
         f"- {r.name:22}{-r.dropped.documents:>13,}{-r.dropped.tokens:>18,}{-r.alone:>13,}{r.undecided:>11,}"
         for r in f.rules

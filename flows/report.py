@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
 from assay.schemas.composition import Composition
-from assay.schemas.curation import CurationManifest
+from assay.schemas.curation import CurationManifest, Tally
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
@@ -85,8 +85,18 @@ def _of_dataset(output: ObjectStore, manifest: CurationManifest) -> Report:
         + tuple(
             RuleLine(name=s.name, dropped=s.dropped.documents, tokens=s.dropped.tokens, failed=s.dropped.documents)
             for s in manifest.stages
-        ),
+        )
+        + _takedown_line(manifest),
     )
+
+
+def _takedown_line(manifest: CurationManifest) -> tuple[RuleLine, ...]:
+    """What the takedown list kept out, where the recipe has one: what rules and stages didn't drop."""
+    if manifest.takedown is None:
+        return ()
+    others = sum((step.dropped for step in (*manifest.rules, *manifest.stages)), Tally())
+    gone = manifest.dropped - others
+    return (RuleLine(name="takedown", dropped=gone.documents, tokens=gone.tokens, failed=gone.documents),)
 
 
 def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:

@@ -1,5 +1,6 @@
 """A curated dataset's plan, its manifest, and the totals that its card shows."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -98,6 +99,31 @@ class SourceLineage(Model):
     unreadable_shards: int = Field(description="shards that could not be read; nothing of them is in the dataset")
 
 
+class TakedownRecord(Model):
+    """What a takedown list did, provable by whoever holds the list."""
+
+    sha256: str = Field(description="of the list's entries, sorted, each with a newline after it")
+    entries: int
+    new_documents: int = Field(description="documents of this version's inputs that it kept out")
+    removed_rows: int = Field(
+        0, description="rows of earlier versions' parts, copies counted, that are not in this one"
+    )
+    removed_tokens: int = 0
+    rewritten_parts: int = Field(0, description="parts of earlier versions that this version replaces")
+
+
+class VersionRecord(Model):
+    """A dataset's place in a chain of versions, and all that is in it."""
+
+    number: int = Field(ge=1)
+    base: str | None = Field(description="SHA-256 of the previous version's manifest; null for the first")
+    recipe: str = Field(description="fingerprint of the recipe without runs and paths: the same in all versions")
+    inputs: StoredObject = Field(description="the shards that this version took, one a line: source, blank, shard id")
+    parts: tuple[StoredObject, ...] = Field(description="the whole dataset, in order; keys relative to output.path")
+    rows: int = Field(description="in these parts, copies counted")
+    tokens: int
+
+
 class CurationManifest(Model):
     """A finished curated dataset; the last object written. The same inputs and recipe give the same bytes."""
 
@@ -123,17 +149,36 @@ class CurationManifest(Model):
     )
     shards: tuple[StoredObject, ...] = Field(description="the dataset, in order; keys relative to its folder")
     dropped_shards: tuple[StoredObject, ...] = ()
+    takedown: TakedownRecord | None = Field(None, description="where the recipe has a takedown list")
+    version: VersionRecord | None = Field(None, description="where output.versions is set")
+
+
+def recipe_fingerprint(
+    recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float], reference: Sequence[str] = ()
+) -> str:
+    """16 hex digits over what decides the verdict on a document; paths, runs and the takedown list are left out.
+
+    `reference` are the hashes of the benchmarks, which stand for their paths.
+    """
+    body = recipe.model_dump(mode="json", exclude={"calibrations", "takedown"})
+    if recipe.decontaminate:
+        body["decontaminate"]["reference"] = list(reference)
+    body["output"].pop("path")
+    body["sources"] = [source.model_dump(mode="json", exclude={"store", "run"}) for source in recipe.sources]
+    return fingerprint([body, [source.tagset for source in sources], thresholds])
 
 
 def curation_fingerprint(
-    recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float], search: str = ""
+    recipe: str,
+    sources: tuple[SourceLineage, ...],
+    takedown: str | None = None,
+    base: str | None = None,
+    search: str | None = None,
 ) -> str:
-    """16 hex digits over everything that decides the bytes; paths are left out.
+    """16 hex digits over everything that decides the bytes.
 
-    `search` is the fingerprint of the search for copies, which covers the benchmarks' contents.
+    `recipe` is the recipe's fingerprint, `takedown` the hash of a takedown list, `base` that of the version before,
+    `search` the fingerprint of the search for copies.
     """
-    body = recipe.model_dump(mode="json", exclude={"calibrations", "dedup", "decontaminate"})
-    body["output"].pop("path")
-    body["sources"] = [source.model_dump(mode="json", exclude={"store", "run"}) for source in recipe.sources]
     lineage = [source.model_dump(mode="json", exclude={"store"}) for source in sources]
-    return fingerprint([body, lineage, thresholds, *([search] if search else [])])
+    return fingerprint([recipe, lineage, takedown, base, *([search] if search else [])])

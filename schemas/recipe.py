@@ -17,9 +17,9 @@ COPY_STAGES = {
     "near": "dedup:near",
     "features": "dedup:features",
 }
-"""stage of a search for copies -> what drops its documents, after the rules"""
-STAGES = ("sample", "mixture")
-"""what drops documents after the rules and the search for copies, in this order"""
+"""stage of a search for copies -> what drops its documents: after the rules, before sample and mixture"""
+STAGES = ("takedown", "sample", "mixture")
+"""what drops documents besides the rules: takedown before them, the others after them, in this order"""
 
 
 def _parsed(text: str) -> str:
@@ -110,6 +110,9 @@ class Output(Model):
     columns: tuple[str, ...] | None = Field(None, description="the source's columns to keep; by default all")
     tags: bool = Field(True, description="add the tag columns, prefixed assay_, to the source's columns")
     dropped: bool = Field(False, description="also write the dropped documents, with the rule, under dropped/")
+    versions: bool = Field(
+        False, description="path holds v00001, v00002, ...: run again, what is new becomes the next version"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "Output":
@@ -133,6 +136,9 @@ class Recipe(Model):
         (), description="calibration files; their thresholds take the place of the taggers' own"
     )
     seed: int = Field(0, ge=0, description="another one draws other documents by hash")
+    takedown: str | None = Field(
+        None, description="text file: an id, or sha256: and the SHA-256 of a text, a line; these are in no new dataset"
+    )
     rules: tuple[Rule, ...] = ()
     decontaminate: Decontaminate | None = Field(None, description="drop documents that hold text of benchmarks")
     dedup: Dedup | None = Field(None, description="of several copies that the rules keep, keep one")
@@ -147,7 +153,7 @@ class Recipe(Model):
         if len(set(names)) < len(names):
             raise ValueError(f"two rules share a name: {names}")
         if taken := sorted(set(names) & {*COPY_STAGES.values(), *STAGES}):
-            raise ValueError(f"a rule can't have the name of a later stage: {taken}")
+            raise ValueError(f"a rule can't have the name of a stage: {taken}")
         return rules
 
     @field_validator("sources")

@@ -320,8 +320,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         "output": {"path": str(demo / "curated"), "shard_mb": 0.002, "dropped": True},
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
-    curate.claim_output.fn(preview.job)
-    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.manifests))
+    curate.claim_output.fn(preview.prepared)
+    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.prepared.manifests))
     for unit in preview.shards:
         curator.process(unit, "attempt")
     curate.seal_dataset.fn(preview)

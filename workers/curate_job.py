@@ -37,6 +37,8 @@ class CurateJob(NamedTuple):
     """the result of the recipe's search for copies, once there is one"""
     stages: tuple[StageTally, ...] = ()
     """what was found out so far about the recipe's stages: their cuts decide"""
+    taken_down: frozenset[str] = frozenset()
+    """ids of documents that are kept out"""
 
 
 class TaggedShard(NamedTuple):

@@ -67,7 +67,8 @@ class ShardCurator:
             tokens += int(tags["n_tokens"].to_numpy()[copies > 0].sum())
             self._copy(piece, shard.entry, tags, copies, None, kept)
             if output.dropped:
-                self._copy(piece, shard.entry, tags, (copies == 0).astype(np.int32), by, dropped)
+                gone = (copies == 0) & (by != self._job.recipe.verdicts.index("takedown"))
+                self._copy(piece, shard.entry, tags, gone.astype(np.int32), by, dropped)
         rows_written = kept.rows
         objects = {"data": self._put("data", unit, kept.finish(), attempt)}
         if output.dropped:

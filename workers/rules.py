@@ -130,9 +130,10 @@ class Decider:
         names = {*names_read([tree for tree, _ in self._rules]), *names_read([self._top] if self._top else [])}
         strata = {stage.within for stage in [recipe.sample] if stage} | {m.by for m in [recipe.mixture] if m}
         names |= {name for name in strata if name}
-        hashed = {"doc_id"} if recipe.sample or recipe.mixture or "id" in names else set()
-        listed = {"row"} if recipe.copy_stages else set()
-        return sorted({"n_tokens", "n_bytes", *listed, *hashed, *(names - {"id", *_GIVEN})})
+        by_id = recipe.sample or recipe.mixture or "id" in names or self._job.taken_down
+        more = {"doc_id"} if by_id else set()
+        more |= {"row"} if recipe.copy_stages else set()
+        return sorted({"n_tokens", "n_bytes", *more, *(names - {"id", *_GIVEN})})
 
     def documents(self, unit: TaggedShard, columns: Sequence[str] | None = None) -> ShardDocuments:
         """The shard's documents, read with `columns` (by default those that the recipe reads)."""
@@ -144,6 +145,9 @@ class Decider:
         """The verdict on each document, by the rules and by those stages whose cuts the job knows."""
         n, recipe = documents.rows, self._job.recipe
         by = np.full(n, KEPT, np.int32)
+        if self._job.taken_down:
+            listed = pa.compute.is_in(documents.tags["doc_id"], value_set=pa.array(sorted(self._job.taken_down)))
+            by[listed.to_numpy()] = recipe.verdicts.index("takedown")
         matches, unknown = [], []
         for index, (tree, drop_undecided) in enumerate(self._rules):
             holds = truth(tree, documents)
@@ -153,9 +157,10 @@ class Decider:
             matches.append(match)
             unknown.append(open_)
         if self._job.copies is not None:
-            listed = self._job.copies.read(documents.shard, documents.tags["row"].to_numpy())
-            assert (by[listed.index] == KEPT).all()  # noqa: S101 - the search compared what the rules keep
-            by[listed.index] = [recipe.verdicts.index(COPY_STAGES[stage]) for stage in listed.stage]
+            found = self._job.copies.read(documents.shard, documents.tags["row"].to_numpy())
+            goes = np.full(n, KEPT, np.int32)
+            goes[found.index] = [recipe.verdicts.index(COPY_STAGES[stage]) for stage in found.stage]
+            by = np.where(by == KEPT, goes, by)
         copies = (by == KEPT).astype(np.int32)
         views, after = [], []
         for stage in self._job.stages:

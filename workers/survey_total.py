@@ -3,6 +3,7 @@
 import pyarrow as pa
 
 from assay.schemas.curation import RuleTally, StageTally, Tally
+from assay.schemas.recipe import STAGES
 from assay.schemas.statistics import merge
 from assay.workers.curate_job import CurateJob
 from assay.workers.surveying import Survey
@@ -18,7 +19,7 @@ class SurveyTotal:
         self.kept, self.written, self.undecided = Tally(), Tally(), 0
         self.dropped = [Tally() for _ in job.recipe.verdicts]
         """in the order of Recipe.verdicts"""
-        self._statistics: dict[str, _Merged] = {}
+        self._statistics: dict[str, _Merged] = {"kept": _Merged(), "dropped": _Merged()}
         self._alone = [0 for _ in job.recipe.rules]
         self._unknown = [0 for _ in job.recipe.rules]
         self._strata = [[(Tally(), Tally(), Tally()) for _ in stage.strata] for stage in job.stages]
@@ -56,6 +57,10 @@ class SurveyTotal:
         names = self._job.recipe.verdicts
         found = self._job.recipe.copy_stages if self._job.copies is not None else ()
         return tuple(StageTally(name=name, dropped=self.dropped[names.index(name)], strata=()) for name in found)
+
+    def by_stage(self) -> dict[str, Tally]:
+        """What each stage drops, whether the recipe has it or not."""
+        return dict(zip(STAGES, self.dropped[-len(STAGES) :], strict=True))
 
     def stages(self) -> tuple[StageTally, ...]:
         """The job's stages with what they did."""

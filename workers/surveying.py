@@ -143,6 +143,8 @@ def find_stages(
 ) -> CurateJob:
     """The job with the cuts of its recipe's stages, found one after the other; nothing else of it changes."""
     recipe = job.recipe
+    if not units:
+        return job
     if recipe.sample:
         job = _with_stage(job, "sample", units, hashes, threads)
     if recipe.mixture:

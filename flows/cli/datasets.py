@@ -1,11 +1,11 @@
-"""Commands over a recipe: validate, plan (which also forecasts a tagging) and curate."""
+"""Commands over a recipe and its dataset: validate, plan (which also forecasts a tagging), curate and why."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import FINDINGS, OK, START, USAGE, AsJson, app, message, print_lines
+from assay.flows.cli.console import FINDINGS, LOOK, OK, START, USAGE, AsJson, app, message, print_lines
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import RayOptions, TagOptions
 
@@ -88,3 +88,24 @@ def curate(
     print_lines([*curation_lines(report), f"next: {report.path}/README.md, or assay report {report.path}"])
     manifest = report.manifest
     return FINDINGS if unreadable_shards(manifest) or not manifest.kept.documents else OK
+
+
+@app.command(group=LOOK)
+def why(
+    dataset: Annotated[str, Parameter(help="folder or URI of a curated dataset, or of all its versions")],
+    doc_id: Annotated[str, Parameter(help="the document's id, as in assay_id")],
+    *,
+    json: AsJson = False,
+) -> int:
+    """Say why a document is in a curated dataset or not: the rule or stage, and the values that decided."""
+    import json as json_module
+
+    from assay.flows.why import answer_lines
+    from assay.flows.why import why as answers_for
+
+    answers = answers_for(dataset, doc_id)
+    if json:
+        print_lines([json_module.dumps([answer.model_dump() for answer in answers], indent=1)])
+    else:
+        print_lines([line for answer in answers for line in answer_lines(answer)])
+    return OK

@@ -150,6 +150,25 @@ def test_a_plan_counts_copies_once_they_were_looked_for(
     assert cli("dedup", path, "--near").code == USAGE
 
 
+def test_why_names_the_document_that_stays_or_the_benchmark(made: Made, cli: Cli) -> None:
+    identity, (stage, stays) = next(item for item in made.dropped.items() if item[1][0] == "dedup:near")
+    ran = cli("why", made.out, identity)
+    assert f"{identity}: dropped by {stage}: {stays} stays in its place" in ran.out, ran.err
+    leak = cli("why", made.out, "page-7")
+    assert "page-7: dropped by decontaminate: holds text of quiz.jsonl#0:question" in leak.out
+
+
+def test_what_is_taken_down_never_stands_for_its_copy(
+    corpus: Planted, made: Made, tmp_path: Path, ray_cluster: None
+) -> None:
+    identity, stays = next((i, s) for i, (rule, s) in made.dropped.items() if rule == "dedup:exact")
+    (tmp_path / "down.txt").write_text(f"{stays}\n")
+    curate(recipe(corpus, tmp_path / "r.yaml", tmp_path / "out", f"{ASKED}takedown: {tmp_path}/down.txt\n"))
+    without = read(tmp_path / "out")
+    assert identity in without.kept
+    assert stays not in without.kept | set(without.dropped)
+
+
 def test_a_sample_is_taken_of_what_is_unique(corpus: Planted, made: Made, tmp_path: Path, ray_cluster: None) -> None:
     more = f"{ASKED}sample: {{documents: 50}}\n"
     curate(recipe(corpus, tmp_path / "r.yaml", tmp_path / "out", more))
