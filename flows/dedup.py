@@ -148,9 +148,9 @@ def _partitions(dedup: Dedup | None, rows: int) -> int:
     """As many that one holds about a million records of the stage that has most of them."""
     records = 1
     if dedup is not None and dedup.near is not None:
-        records = near.near_bands(dedup.near).count
+        records = near.near_bands(dedup.near).number
     if dedup is not None and dedup.features is not None:
-        records = max(records, feature_bands(dedup.features).count)
+        records = max(records, feature_bands(dedup.features).number)
     return min(_MOST_PARTITIONS, -(-rows * records // _RECORDS_A_PARTITION) or 1)
 
 

@@ -159,7 +159,7 @@ class Decider:
         if self._job.copies is not None:
             found = self._job.copies.read(documents.shard, documents.tags["row"].to_numpy())
             goes = np.full(n, KEPT, np.int32)
-            goes[found.index] = [recipe.verdicts.index(COPY_STAGES[stage]) for stage in found.stage]
+            goes[found.places] = [recipe.verdicts.index(COPY_STAGES[stage]) for stage in found.stage]
             by = np.where(by == KEPT, goes, by)
         copies = (by == KEPT).astype(np.int32)
         views, after = [], []

@@ -45,9 +45,10 @@ class Reference(NamedTuple):
 
     def find(self, words: Hashes) -> Found | None:
         """The item that the document holds most of (the first of several), if it holds enough of one."""
-        mine = np.unique(np.concatenate([_marked(runs(words, n), n) for n in self.lengths if n <= len(words)] or [[]]))
-        first = np.searchsorted(self.run, mine.astype(np.uint64), "left")
-        counts = np.searchsorted(self.run, mine.astype(np.uint64), "right") - first
+        parts = [_marked(runs(words, n), n) for n in self.lengths if n <= len(words)]
+        mine = np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
+        first = np.searchsorted(self.run, mine, "left")
+        counts = np.searchsorted(self.run, mine, "right") - first
         if not counts.any():
             return None
         at = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())

@@ -30,8 +30,8 @@ COPIES = pa.schema(
 class ShardCopies(NamedTuple):
     """The C documents of a shard that go."""
 
-    index: NDArray[np.int64]
-    """their places in the shard's tags table"""
+    places: NDArray[np.int64]
+    """in the shard's tags table"""
     stage: list[str]
 
 

@@ -78,7 +78,7 @@ def feature_vectors(table: pa.Table, layer: int) -> csr_array:
 def feature_keys(vectors: csr_array, weights: FeatureWeights, cut: Bands) -> Hashes:
     """One key a band [N, bands] for documents that have features each."""
     if not vectors.shape[0]:
-        return np.zeros((0, cut.count), np.uint64)
+        return np.zeros((0, cut.number), np.uint64)
     lengths = np.diff(vectors.indptr)
     document = np.repeat(np.arange(vectors.shape[0]), lengths)
     strength = vectors.data * weights.of(vectors.indices)
@@ -87,7 +87,7 @@ def feature_keys(vectors: csr_array, weights: FeatureWeights, cut: Bands) -> Has
     chosen = order[place < _STRONGEST]
     hashes = mix(vectors.indices[chosen].astype(np.uint64))
     edges = np.cumsum(np.minimum(lengths, _STRONGEST))
-    return band_keys(signatures(np.split(hashes, edges[:-1]), cut.count * cut.rows), cut)
+    return band_keys(signatures(np.split(hashes, edges[:-1]), cut.number * cut.rows), cut)
 
 
 def projections(vectors: csr_array) -> NDArray[np.uint8]:

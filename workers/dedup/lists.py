@@ -47,7 +47,8 @@ def write_lists(
     lists = []
     edges = np.searchsorted(place(gone.document)[0], np.arange(len(units) + 1))
     for unit, commit in zip(units, signed, strict=True):
-        mine = Gone(*(column[edges[unit.number] : edges[unit.number + 1]] for column in gone))
+        span = slice(edges[unit.number], edges[unit.number + 1])
+        mine = Gone._make(column[span] for column in gone)
         table, tags = _table(job, units, unit, mine, kept, commit, output)
         stored = None
         if table.num_rows:

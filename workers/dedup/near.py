@@ -16,14 +16,14 @@ RECALL = 0.95
 
 
 class Bands(NamedTuple):
-    """How a signature is cut: `count` bands of `rows` values each; what is left over only judges."""
+    """How a signature is cut: `number` bands of `rows` values each; what is left over only judges."""
 
-    count: int
+    number: int
     rows: int
 
     def chance(self, similarity: float) -> float:
-        """How often two documents of this Jaccard similarity agree in a band at least: 1 - (1 - s^rows)^count."""
-        return float(1 - (1 - similarity**self.rows) ** self.count)
+        """How often two documents of this Jaccard similarity agree in a band at least: 1 - (1 - s^rows)^number."""
+        return float(1 - (1 - similarity**self.rows) ** self.number)
 
 
 def near_bands(spec: NearCopies) -> Bands:
@@ -46,8 +46,8 @@ def signatures(shingles: Sequence[Hashes], permutations: int) -> NDArray[np.uint
 
 def band_keys(signature: NDArray[np.uint32], cut: Bands) -> Hashes:
     """One key a band [N, bands]: equal where all values of the band are; never shared by two bands."""
-    values = signature[:, : cut.count * cut.rows].reshape(-1, cut.count, cut.rows).astype(np.uint64)
-    keys = np.broadcast_to(mix(np.arange(1, cut.count + 1, dtype=np.uint64)), values.shape[:2]).copy()
+    values = signature[:, : cut.number * cut.rows].reshape(-1, cut.number, cut.rows).astype(np.uint64)
+    keys = np.broadcast_to(mix(np.arange(1, cut.number + 1, dtype=np.uint64)), values.shape[:2]).copy()
     for row in range(cut.rows):
         keys = mix(keys ^ values[:, :, row])
     return keys

@@ -32,7 +32,7 @@ class Records(NamedTuple):
 
     def take(self, index: NDArray) -> "Records":
         """The records at `index`, or where it is true."""
-        return Records(*(column[index] for column in self))
+        return Records._make(column[index] for column in self)
 
 
 def partition_of(keys: Hashes, partitions: int) -> NDArray[np.int64]:
@@ -59,7 +59,7 @@ def read_partition(store: ObjectStore, objects: Sequence[StoredObject], partitio
         with store.open_input(stored) as handle:
             file = pq.ParquetFile(handle, page_checksum_verification=True)
             parts.append(_records(file.read_row_group(partition, use_threads=False)))
-    return Records(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Records._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def binary_column(values: NDArray[np.uint8]) -> pa.Array:
@@ -82,4 +82,4 @@ def _table(records: Records) -> pa.Table:
 
 def _records(table: pa.Table) -> Records:
     columns = [table[name].to_numpy() for name in Records._fields[:-1]]
-    return Records(*columns, binary_values(table["sketch"]))
+    return Records._make([*columns, binary_values(table["sketch"])])

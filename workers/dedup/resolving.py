@@ -29,18 +29,19 @@ def resolve(job: DedupJob, units: Sequence[SearchUnit], found: Iterable[tuple[st
 
     Where a copy's own copy goes in a later stage, the copy points to the one that stays in the end.
     """
-    parts = [Gone(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.float64, "U12")))]
+    parts = [Gone(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, "U12"))]
     for kind, cluster in found:
         if cluster is None:
             continue
         gone = np.concatenate([part.document for part in parts])
-        cluster = Cluster(*(column[~np.isin(cluster.document, gone)] for column in cluster))
+        there = ~np.isin(cluster.document, gone)
+        cluster = Cluster._make(column[there] for column in cluster)
         index, kept, similarity = _choose(job, units, kind, cluster)
         stage = np.full(len(index), kind, "U12")
         parts.append(Gone(cluster.document[index], cluster.document[kept], similarity, stage))
-    joined = Gone(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    joined = Gone._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.argsort(joined.document)
-    joined = Gone(*(column[order] for column in joined))
+    joined = Gone._make(column[order] for column in joined)
     return joined._replace(kept=_staying(joined.document, joined.kept))
 
 

@@ -32,7 +32,7 @@ CONTAMINATED = pa.schema([("index", pa.int64()), ("item", pa.string()), ("share"
 class _Texts(NamedTuple):
     """What one reading of the text gives."""
 
-    index: NDArray[np.int64]
+    places: NDArray[np.int64]
     """of the N documents that are compared, in the tags table"""
     keys: bytes
     """16 bytes a document"""
@@ -67,8 +67,8 @@ class ShardSigner:
             shard=unit.id,
             fingerprint=self._job.fingerprint,
             rows_in=tags.num_rows,
-            rows_kept=len(texts.index),
-            rows_dropped=tags.num_rows - len(texts.index),
+            rows_kept=len(texts.places),
+            rows_dropped=tags.num_rows - len(texts.places),
             tokens=int(tags["n_tokens"].to_numpy()[chosen].sum()),
             objects=objects,
             seconds=round(time.monotonic() - started, 3),
@@ -106,7 +106,7 @@ class ShardSigner:
         if spec is not None:
             signed.append(near.signatures(waiting, spec.permutations))
         return _Texts(
-            index=np.array(index, np.int64),
+            places=np.array(index, np.int64),
             keys=bytes(keys),
             signature=np.concatenate(signed) if signed else np.zeros((0, 0), np.uint32),
             worded=np.array(worded, bool),
@@ -147,7 +147,7 @@ class ShardSigner:
         self, unit: SearchUnit, tags: pa.Table, texts: _Texts, attempt: str
     ) -> Iterator[tuple[str, StoredObject]]:
         first, rest = split_keys(texts.keys)
-        everyone = _Keyed(unit, texts.index, ranks(self._job, tags)[texts.index], first)
+        everyone = _Keyed(unit, texts.places, ranks(self._job, tags)[texts.places], first)
         within = self._job.dedup is not None and self._job.dedup.within == "source"
         for kind in self._job.kinds:
             if kind == "exact":
@@ -172,10 +172,10 @@ class ShardSigner:
         return everyone.records(texts.worded, keys, near.sketches(signature))
 
     def _features(self, everyone: "_Keyed", unit: SearchUnit) -> Records:
-        spec, weights = self._job.dedup and self._job.dedup.features, self._job.weights
+        spec, weights = self._job.dedup.features if self._job.dedup else None, self._job.weights
         assert spec is not None and weights is not None  # noqa: S101 - it is a kind
         table = read_object(self._stores[unit.source], unit.entry.objects["features"], layer_names(spec.layer))
-        vectors = feature_vectors(table, spec.layer)[everyone.index]
+        vectors = feature_vectors(table, spec.layer)[everyone.places]
         enough = np.diff(vectors.indptr) >= spec.min_features
         vectors = vectors[enough]
         return everyone.records(enough, feature_keys(vectors, weights, feature_bands(spec)), projections(vectors))
@@ -188,14 +188,14 @@ class _Keyed(NamedTuple):
     """N compared documents of a shard."""
 
     unit: SearchUnit
-    index: NDArray[np.int64]
+    places: NDArray[np.int64]
     rank: NDArray[np.float64]
     text: Hashes
 
     def records(self, mask: NDArray[np.bool_], keys: Hashes, sketch: NDArray[np.uint8]) -> Records:
         """A record for each key [M, bands] of the M documents where `mask` holds."""
         count = keys.shape[1]
-        document = self.unit.document(self.index[mask])
+        document = self.unit.document(self.places[mask])
         return Records(
             key=keys.ravel(),
             document=np.repeat(document, count),

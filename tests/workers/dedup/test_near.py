@@ -29,7 +29,7 @@ def test_sketches_estimate_the_similarity_without_bias_and_with_the_error_of_min
 def test_bands_find_95_percent_of_the_pairs_at_the_threshold_and_few_unlike_ones(threshold: float) -> None:
     spec = NearCopies(threshold=threshold)
     cut = near_bands(spec)
-    assert cut.count * cut.rows <= 128
+    assert cut.number * cut.rows <= 128
 
     def share(jaccard: float) -> float:
         left, right = (band_keys(signatures(side, 128), cut) for side in pairs(jaccard))
