@@ -8,21 +8,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.flows.report import read_taggers
-from assay.flows.tag import load_manifest
+from assay.flows.preparation import repeat_job
 from assay.schemas.curation import CurationManifest
 from assay.schemas.drift import DriftReport, FeatureDrift, Side
 from assay.schemas.errors import AssayError
-from assay.schemas.recipe import Rule
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity
 from assay.schemas.statistics import TagColumn, dimensions
 from assay.schemas.store import ShardEntry, StoredObject, TagManifest, features_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.comparison import compare
-from assay.workers.curating import load_tags
+from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.feature_shares import Readers, count_features, layer_drift, sampled_shards
 from assay.workers.feature_table import iter_parquet
-from assay.workers.rules import KEPT, first_match
+from assay.workers.rules import KEPT, Decider
+from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 
 TOP_FEATURES = 10
@@ -36,8 +35,8 @@ class Subject(NamedTuple):
     statistics: pa.Table
     sources: tuple[tuple[ObjectStore, TagManifest], ...]
     """the tagging runs behind it; one for a run"""
-    rules: tuple[Rule, ...]
-    """of a curated dataset: what decided which documents of the sources are in it"""
+    curation: tuple[CurateJob, list[TaggedShard]] | None
+    """of a curated dataset: what decided which documents of which shards are in it"""
     taggers: tuple[Tagger, ...]
 
     @property
@@ -77,7 +76,7 @@ def open_subject(uri: str, run: str | None = None) -> Subject:
             ),
             read_table(store, manifest.statistics),
             ((store, manifest),),
-            (),
+            None,
             tuple(read_taggers(store, manifest.tagset)),
         )
     if not subject.side.documents:
@@ -100,7 +99,7 @@ def _dataset(uri: str, store: ObjectStore, manifest: CurationManifest) -> Subjec
         tokens=manifest.kept.tokens,
     )
     kept = read_table(store, manifest.statistics["kept"])
-    return Subject(side, kept, sources, manifest.recipe.rules, tuple(read_taggers(stores[0], first.tagset)))
+    return Subject(side, kept, sources, repeat_job(manifest), tuple(read_taggers(stores[0], first.tagset)))
 
 
 def read_table(store: ObjectStore, stored: StoredObject) -> pa.Table:
@@ -209,7 +208,9 @@ def _features(a: Subject, b: Subject, documents: int) -> FeatureDrift:
 def _sample(subject: Subject, documents: int) -> tuple[list[tuple[ObjectStore, ShardEntry]], int]:
     store_of = {entry.shard: store for store, manifest in subject.sources for entry in manifest.shards}
     entries = [entry for _, manifest in subject.sources for entry in manifest.shards]
-    tagged = sum(manifest.rows_kept for _, manifest in subject.sources)
+    if subject.curation is not None:
+        entries = [unit.entry for unit in subject.curation[1]]
+    tagged = sum(entry.rows_kept for entry in entries)
     wanted = documents * tagged // subject.side.documents
     chosen = [(store_of[entry.shard], entry) for entry in sampled_shards(entries, wanted)]
     return chosen, sum(1 for entry in entries if not entry.unreadable and entry.rows_kept)
@@ -218,8 +219,10 @@ def _sample(subject: Subject, documents: int) -> tuple[list[tuple[ObjectStore, S
 def _masked(
     subject: Subject, chosen: Sequence[tuple[ObjectStore, ShardEntry]]
 ) -> Iterator[tuple[ObjectStore, ShardEntry, NDArray[np.bool_] | None]]:
+    job, units = subject.curation or (None, [])
+    decider, unit_of = Decider(job) if job else None, {unit.entry.shard: unit for unit in units}
     for store, entry in chosen:
-        mask = first_match(subject.rules, load_tags(store, entry)) == KEPT if subject.rules else None
+        mask = decider.decide(decider.documents(unit_of[entry.shard])).by == KEPT if decider else None
         yield store, entry, mask
 
 

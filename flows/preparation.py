@@ -5,15 +5,18 @@ from typing import NamedTuple
 
 from assay.flows.dedup import SearchPlan, recipe_search
 from assay.flows.recipes import check
-from assay.schemas.curation import SourceLineage, curation_fingerprint, recipe_fingerprint
+from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
+from assay.schemas.dedup import DedupManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.recipe import Recipe
 from assay.schemas.store import TagManifest
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
-from assay.workers.curating import output_schema
+from assay.workers.curating import CONTROL, output_schema
+from assay.workers.dedup.copies import CopyLists
 from assay.workers.recipe_facts import included
+from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.takedown import TakedownList, read_takedown
 from assay.workers.versions import Chain, is_new, read_chain, version_folder
@@ -92,6 +95,48 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
         for i, entry in enumerate(manifest.shards)
         if included(source, entry)
     ]
+
+
+def repeat_job(manifest: CurationManifest, folder: str | None = None) -> tuple[CurateJob, list[TaggedShard]]:
+    """The job as it was when a dataset was written, and the shards that it took: its verdicts are the same again.
+
+    The stores must still be there; `folder` is the dataset's, if it isn't where it was written. Documents on a takedown list by the hash of their text are not known.
+    """
+    sources = tuple(
+        source.model_copy(update={"run": lineage.run})
+        for source, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True)
+    )
+    recipe = manifest.recipe.model_copy(update={"sources": sources, "calibrations": ()})
+    facts = check(recipe.model_copy(update={"decontaminate": None}), manifest.recipe.name).facts
+    manifests = tuple(m for m in facts.manifests if m is not None)
+    listed = read_takedown(Path(recipe.takedown)).ids if recipe.takedown and Path(recipe.takedown).exists() else ()
+    job = CurateJob(
+        recipe=recipe,
+        fingerprint=manifest.fingerprint,
+        options=tuple(m.options for m in manifests),
+        tag_columns=manifests[0].taggers,
+        columns=unify_columns(m.columns for m in manifests),
+        labels=facts.labels,
+        thresholds=manifest.thresholds,
+        watched=facts.watched,
+        copies=_copies(manifest, folder or recipe.output.path),
+        stages=manifest.stages,
+        taken_down=frozenset(listed),
+    )
+    units = [unit for unit in included_shards(recipe, manifests) if not unit.entry.unreadable]
+    if manifest.version is not None:
+        root = ObjectStore(recipe.output.path.rpartition("/")[0])
+        taken = set(root.read_verified(manifest.version.inputs).decode().splitlines())
+        units = [u for u in units if f"{recipe.source_names[u.source]} {u.entry.shard}" in taken]
+    return job, units
+
+
+def _copies(manifest: CurationManifest, folder: str) -> CopyLists | None:
+    """The result of the search that a dataset was made with."""
+    if not manifest.search:
+        return None
+    root = join(folder, CONTROL, "dedup")
+    return CopyLists.of(root, DedupManifest.model_validate_json(ObjectStore(root).read("manifest.json")))
 
 
 def _lineage(index: int, recipe: Recipe, manifest: TagManifest, shards: tuple[TaggedShard, ...]) -> SourceLineage:

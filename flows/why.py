@@ -1,29 +1,22 @@
 """Answers why a document is, or isn't, in a curated dataset: from its manifest, and the tags that it names."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assay.flows.preparation import included_shards
-from assay.flows.recipes import check
+from assay.flows.preparation import repeat_job
 from assay.schemas.base import Model
 from assay.schemas.curation import CurationManifest
-from assay.schemas.dedup import DedupManifest
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.expression import Feature, Name, Node, Threshold, parse_expression, walk
-from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
-from assay.workers.curating import CONTROL, tag_names
-from assay.workers.dedup.copies import CopyLists
+from assay.workers.curating import tag_names
 from assay.workers.expressions import truth
 from assay.workers.rules import KEPT, Decider, ShardDocuments, strata_of
-from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.surveying import in_order
-from assay.workers.takedown import read_takedown
 from assay.workers.versions import read_chain
 
 
@@ -94,11 +87,7 @@ def _manifests(dataset: str) -> Iterator[tuple[str, CurationManifest]]:
 
 
 def _answers(root: str, manifest: CurationManifest, doc_id: str) -> Iterator[Answer]:
-    job, units = _job(manifest)
-    if manifest.search:
-        found = join(root, CONTROL, "dedup")
-        result = DedupManifest.model_validate_json(ObjectStore(found).read("manifest.json"))
-        job = job._replace(copies=CopyLists.of(found, result))
+    job, units = repeat_job(manifest, root)
     stores = [ObjectStore(source.store) for source in job.recipe.sources]
 
     def find(unit: TaggedShard) -> list[int]:
@@ -111,36 +100,6 @@ def _answers(root: str, manifest: CurationManifest, doc_id: str) -> Iterator[Ans
             columns = {*decider.columns, "doc_id", "row", *tag_names(job.tag_columns)}
             documents = decider.documents(unit, sorted(columns))
             yield from (_answer(root, job, decider, documents, unit, place) for place in places)
-
-
-def _job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
-    """The job as it was when the dataset was written, and the shards that it took."""
-    sources = tuple(
-        source.model_copy(update={"run": lineage.run})
-        for source, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True)
-    )
-    recipe = manifest.recipe.model_copy(update={"sources": sources, "calibrations": ()})
-    facts = check(recipe.model_copy(update={"decontaminate": None}), manifest.recipe.name).facts
-    manifests = tuple(m for m in facts.manifests if m is not None)
-    listed = read_takedown(Path(recipe.takedown)).ids if recipe.takedown and Path(recipe.takedown).exists() else ()
-    job = CurateJob(
-        recipe=recipe,
-        fingerprint=manifest.fingerprint,
-        options=tuple(m.options for m in manifests),
-        tag_columns=manifests[0].taggers,
-        columns=unify_columns(m.columns for m in manifests),
-        labels=facts.labels,
-        thresholds=manifest.thresholds,
-        watched=facts.watched,
-        stages=manifest.stages,
-        taken_down=frozenset(listed),
-    )
-    units = [unit for unit in included_shards(recipe, manifests) if not unit.entry.unreadable]
-    if manifest.version is not None:
-        root = ObjectStore(recipe.output.path.rpartition("/")[0])
-        taken = set(root.read_verified(manifest.version.inputs).decode().splitlines())
-        units = [u for u in units if f"{recipe.source_names[u.source]} {u.entry.shard}" in taken]
-    return job, units
 
 
 def _answer(

@@ -1,6 +1,6 @@
 """Checks a recipe against its stores: every mistake at once, even in one that has other mistakes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -9,7 +9,7 @@ from assay.schemas.dedup import Decontaminate, Dedup
 from assay.schemas.errors import AssayError
 from assay.schemas.expression import ExpressionError, Node, Threshold, parse_expression, walk
 from assay.schemas.expression_types import Vocabulary, check_expression, did_you_mean
-from assay.schemas.recipe import Mixture, Sample, TaggedSource
+from assay.schemas.recipe import TaggedSource
 from assay.schemas.yaml_file import Location
 from assay.workers.dedup.contamination import read_reference
 from assay.workers.recipe_facts import Facts, Problem, load_facts, thresholds
@@ -73,18 +73,17 @@ def _parsed(location: Location, text: Any, wanted: str) -> Iterator[tuple[Locati
 
 def _check_strata(body: Mapping[str, Any], vocabulary: Vocabulary, facts: Facts) -> Iterator[Problem]:
     """Mixture and sample name label tags that there are, and values that they have."""
-    sample, mixture = _valid(Sample, body.get("sample")), _valid(Mixture, body.get("mixture"))
-    by = {"source": vocabulary.texts["source"], **facts.labels}
-    for location, name in (
-        (("sample", "within"), sample and sample.within),
-        (("mixture", "by"), mixture and mixture.by),
-    ):
-        if name and name not in by and facts.complete:
+    by: dict[str, Sequence[str]] = {"source": vocabulary.texts["source"], **facts.labels}
+    for location in (("sample", "within"), ("mixture", "by")):
+        name = _mapping(body.get(location[0])).get(location[1])
+        if isinstance(name, str) and name not in by and facts.complete:
             yield Problem(location, f"no label tag {name!r}: {did_you_mean(name, by)}")
-    if mixture and mixture.by in by:
-        for value in mixture.shares:
-            if value not in by[mixture.by]:
-                message = f"{mixture.by} is never {value!r}: {did_you_mean(value, by[mixture.by])}"
+    mixture = _mapping(body.get("mixture"))
+    name = mixture.get("by")
+    if isinstance(name, str) and name in by:
+        for value in _mapping(mixture.get("shares")):
+            if value not in by[name]:
+                message = f"{name} is never {value!r}: {did_you_mean(str(value), by[name])}"
                 yield Problem(("mixture", "shares", value), message)
 
 
@@ -112,6 +111,10 @@ def _check_columns(body: Mapping[str, Any], facts: Facts) -> Iterator[Problem]:
     for index, name in enumerate(_items(output.get("columns"))):
         if isinstance(name, str) and name not in columns:
             yield Problem(("output", "columns", index), f"no column {name!r}: {did_you_mean(name, columns)}")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _items(value: Any) -> list[Any]:
