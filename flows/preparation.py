@@ -100,7 +100,8 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
 def repeat_job(manifest: CurationManifest, folder: str | None = None) -> tuple[CurateJob, list[TaggedShard]]:
     """The job as it was when a dataset was written, and the shards that it took: its verdicts are the same again.
 
-    The stores must still be there; `folder` is the dataset's, if it isn't where it was written. Documents on a takedown list by the hash of their text are not known.
+    The stores must still be there; `folder` is the dataset's, if it isn't where it was written. Documents on a takedown
+    list by the hash of their text are not known.
     """
     sources = tuple(
         source.model_copy(update={"run": lineage.run})
