@@ -1,6 +1,7 @@
 # make demo   sets up .venv and runs the main job on the embedded model
 # make test   sets up .venv, checks style and types, and runs the tests
 # make benchmark   measures the runtime beside its rivals, in an environment of their own (some 20 minutes)
+# make chaos  kills workers, drivers and servers of real runs for DURATION seconds, in the order that SEED decides
 # make fit    fits the default taggers again (needs DATA, a folder with the labelled sets)
 
 PYTHON ?= python3
@@ -9,8 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DATA ?= ../shared/data
 WORK ?= build/fit
+SEED ?= 1
+DURATION ?= 600
 
-.PHONY: demo test lint types benchmark fit clean
+.PHONY: chaos demo test lint types benchmark fit clean
 
 demo: $(VENV)/installed
 	$(BIN)/assay demo
@@ -40,8 +43,11 @@ benchmark: .venv-benchmarks/installed
 	.venv-benchmarks/bin/python -m pip --quiet install -c constraints.txt -e . -r benchmarks/requirements.txt
 	@touch $@
 
+chaos: $(VENV)/tests-installed
+	$(BIN)/python -m tests.faults.chaos --seed $(SEED) --duration $(DURATION)
+
 fit: $(VENV)/tests-installed
-	$(BIN)/python -m assay.flows.fit --data $(DATA) --work $(WORK) --out configs/taggers/embedded
+	$(BIN)/assay fit --all-definitions default --data $(DATA) --work $(WORK) --out configs/taggers/embedded $(FIT)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

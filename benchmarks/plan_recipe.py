@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from assay.flows.curate import survey
+from assay.flows.stores import STORE_MARKER, write_marker
 from assay.schemas.base import record_json
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.parameters import CurateParameters
@@ -23,7 +24,6 @@ from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardEntry, StoredObject, TagManifest
 from assay.schemas.tagger import FeatureWeight, Tagger
 from assay.workers.feature_table import ParquetBuffer
-from assay.workers.runs import STORE_MARKER
 from assay.workers.storage.objects import ObjectStore
 from benchmarks.machine import describe, peak_rss, versions
 
@@ -115,7 +115,7 @@ def make_store(store: ObjectStore, documents: int) -> None:
     store.create("tags/t/taggers.json", json.dumps([t.model_dump() for t in taggers]).encode(), attempt="bench")
     store.create("features/f/identity.json", json.dumps(identity).encode(), attempt="bench")
     store.create("runs/r/manifest.json", record_json(manifest), attempt="bench")
-    store.create(STORE_MARKER, b"{}", attempt="bench")
+    write_marker(store)
 
 
 def _tags(draw: np.random.Generator, first: int, count: int) -> pa.Table:

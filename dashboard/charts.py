@@ -94,12 +94,12 @@ def value_ticks(top: int, root: bool) -> list[int]:
     return chosen
 
 
-def numbers_table(head: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
+def numbers_table(head: Sequence[str], rows: Sequence[Sequence[Child]], title: str = "The numbers") -> Html:
     """The numbers of a chart, folded away under it; the first column names the row."""
     top = tag("tr", *(tag("th", name, scope="col") for name in head))
     body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
     table = tag("table", tag("thead", top), tag("tbody", *body), class_="numbers")
-    return tag("details", tag("summary", "The numbers"), tag("div", table, class_="scroll"))
+    return tag("details", tag("summary", title), tag("div", table, class_="scroll"))
 
 
 def amount(n: int) -> Html:

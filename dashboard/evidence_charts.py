@@ -5,7 +5,17 @@ from itertools import groupby
 
 from assay.dashboard import numbers
 from assay.dashboard.charts import numbers_table
-from assay.dashboard.evidence_words import bounds, in_words, measure, ordered, share, slice_measure, spread, value
+from assay.dashboard.evidence_words import (
+    bounds,
+    in_words,
+    measure,
+    ordered,
+    ranked,
+    share,
+    slice_measure,
+    spread,
+    value,
+)
 from assay.dashboard.markup import Child, Html, data, join, tag
 from assay.dashboard.plots import (
     Curve,
@@ -27,7 +37,7 @@ def figures_chart(evidence: Evidence) -> Html:
     measures = ordered(evidence.test, evidence.headline)
     first, *rest = (_measure_chart(evidence, name) for name in measures)
     head = ["", *(text for name in measures for text in (measure(name), "95 % interval"))]
-    named = [(OURS, evidence.test), *((data(in_words(n)), f) for n, f in evidence.baselines.items())]
+    named = [(OURS, evidence.test), *((data(in_words(n)), f) for n, f in ranked(evidence))]
     rows: list[tuple[Child, ...]] = [
         (name, *(cell for m in measures for cell in (_optional(figures.get(m)), _spread(figures.get(m)))))
         for name, figures in named
@@ -81,7 +91,12 @@ def prevalence_chart(points: Sequence[AtPrevalence]) -> Html:
 
 
 def calibration_chart(evidence: Evidence) -> Html:
-    """Observed share of positives by predicted one; on the dotted diagonal the score is a probability."""
+    """What was so by what was predicted: positives, or right labels. On the dotted diagonal it is a probability."""
+    predicted, observed = (
+        ("mean probability of the label that was given", "share of right labels")
+        if evidence.labels
+        else ("mean predicted score", "observed share of positives")
+    )
     bins = sorted(evidence.calibration, key=lambda b: b.predicted)
     points = tuple(
         Point(
@@ -95,8 +110,8 @@ def calibration_chart(evidence: Evidence) -> Html:
     rows = [(f"{b.predicted:.3f}", f"{b.observed:.3f}", f"{b.documents:,}") for b in bins]
     return join(
         curve_plot(
-            [Curve(points)], axis, axis, title="Calibration", described=_ends("observed share", points),
-            x_name="mean predicted score", y_name="observed share of positives", diagonal=True,
+            [Curve(points)], axis, axis, title="Calibration", described=_ends(observed, points),
+            x_name=predicted, y_name=observed, diagonal=True,
         ),
         numbers_table(("Predicted", "Observed", "Documents"), rows),
     )  # fmt: skip
@@ -123,36 +138,43 @@ def learning_chart(evidence: Evidence) -> Html:
 
 
 def candidates_chart(evidence: Evidence) -> Html:
-    """Validation value by number of features: one line for settings that differ in that number alone."""
+    """Validation value by number of features: a dot a setting, and lines through the best ones of a family."""
     name = measure(evidence.headline)
+    tried = sorted((c for c in evidence.candidates if c.features > 0), key=lambda c: (_family(c), c.features))
+    lower = evidence.headline == "mae"
     curves: list[Curve] = []
-    for _, group in groupby(sorted(evidence.candidates, key=_setting), key=_setting):
-        tried = sorted((c for c in group if c.features > 0), key=lambda c: c.features)
-        chosen = any(c.chosen for c in tried)
-        points = tuple(Point(c.features, c.validation, f"{_words(c)}: {c.validation:.3f}") for c in tried)
-        if points:
-            curves.append(Curve(points, "ours" if chosen else "rival" if tried[0].pooling == "any" else "quiet"))
-    rows = [
+    for (rule, _), members in groupby(tried, key=_family):
+        family = list(members)
+        style = "ours" if any(c.chosen for c in family) else "rival" if rule == "any_of" else "quiet"
+        line: dict[int, Candidate] = {}
+        for c in family:
+            better = c.features not in line or (c.validation < line[c.features].validation) == lower
+            line[c.features] = c if better else line[c.features]
+        curves.append(Curve(tuple(map(_point, line.values())), style))
+        curves += [Curve((_point(c),), "quiet") for c in family if line[c.features] is not c]
+    rows: list[tuple[Child, ...]] = [
         (_words(c, chosen=True), f"{c.features:,}", f"{c.validation:.3f}")
-        for c in sorted(evidence.candidates, key=lambda c: (-c.validation, c.features, _setting(c)))
+        for c in sorted(evidence.candidates, key=lambda c: (c.validation if lower else -c.validation, c.features))
     ]
     table = numbers_table(("Setting", "Features", f"{name} on validation"), rows)
     if not curves:
         return table
     points = tuple(p for curve in curves for p in curve.points)
-    key = legend(("fill", "the chosen setting"), ("extra", "any of the features (OR)"), ("tone", "other settings"))
+    names = {"ours": ("fill", "the family that was chosen from"), "rival": ("extra", "any of the features (OR)")}
+    names["quiet"] = ("tone", "others")
+    entries = [names[style] for style in names if any(curve.style == style for curve in curves)]
     plot = curve_plot(
         curves, log_axis(p.x for p in points), linear_axis([p.y for p in points], *bounds(evidence.headline)),
         title="Candidates", described=_ends(f"{name} on validation documents", points),
         x_name="number of features, log scale", y_name=f"{name} on validation", diagonal=False,
     )  # fmt: skip
-    return join(key, plot, table)
+    return join(legend(*entries), plot, table)
 
 
 def _measure_chart(evidence: Evidence, name: str) -> Html:
     mine = evidence.test[name]
     rows = [Interval(OURS, (value(mine), spread(mine)), mine.value, mine.low, mine.high)]
-    for baseline, figures in evidence.baselines.items():
+    for baseline, figures in ranked(evidence):
         if name in figures:
             f = figures[name]
             rows.append(Interval(data(in_words(baseline)), (value(f), spread(f)), f.value, f.low, f.high, "rival"))
@@ -175,14 +197,21 @@ def _slice(part: Slice, name: str) -> Interval:
     return Interval(data(part.value), (value(figure), spread(figure), *counts), figure.value, figure.low, figure.high)
 
 
-def _setting(candidate: Candidate) -> tuple[str, str, tuple[int, ...]]:
-    return candidate.pooling, candidate.detail, candidate.layers
+def _family(candidate: Candidate) -> tuple[str, str]:
+    """Settings that differ in their number of features or their penalty alone; an OR's are those of one layer."""
+    alone = candidate.rule == "any_of" and len(candidate.layers) == 1
+    return candidate.rule, f"layer {candidate.layers[0]}" if alone else candidate.pooling
+
+
+def _point(candidate: Candidate) -> Point:
+    return Point(candidate.features, candidate.validation, f"{_words(candidate)}: {candidate.validation:.3f}")
 
 
 def _words(candidate: Candidate, chosen: bool = False) -> Child:
     layers = ", ".join(map(str, candidate.layers))
     detail = f", {candidate.detail}" if candidate.detail else ""
-    words = f"{candidate.pooling}, layer{'s' if len(candidate.layers) != 1 else ''} {layers}{detail}"
+    kind = "any of" if candidate.rule == "any_of" else candidate.pooling
+    words = f"{kind}, layer{'s' if len(candidate.layers) != 1 else ''} {layers}{detail}"
     if not chosen:
         return f"{candidate.features} features, {words}"
     return join(data(words), tag("b", " chosen") if candidate.chosen else None)

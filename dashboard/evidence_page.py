@@ -16,6 +16,7 @@ from assay.dashboard.evidence_charts import (
 from assay.dashboard.evidence_features import features_chart
 from assay.dashboard.evidence_words import (
     calibration_error,
+    evidence_of,
     in_words,
     layers_words,
     learning_words,
@@ -37,8 +38,9 @@ from assay.schemas.tagger import Tagger
 STYLES = ("report.css", "plots.css")
 
 
-def evidence_page(tagger: Tagger, evidence: Evidence) -> str:
-    """One self-contained page; equal taggers give equal bytes."""
+def evidence_page(tagger: Tagger) -> str:
+    """One self-contained page; equal taggers give equal bytes. AssayError for a tagger without evidence."""
+    evidence = evidence_of(tagger)
     main = [_header(tagger, evidence), *_sections(tagger, evidence)]
     return page(f"Evidence of the tagger {tagger.name}", main, _footer(tagger), STYLES)
 

@@ -9,11 +9,13 @@ from rich.text import Text
 from assay.dashboard import numbers
 from assay.dashboard.evidence_words import (
     calibration_error,
+    evidence_of,
     in_words,
     learning_words,
     measure,
     ordered,
     prevalence_words,
+    ranked,
     rule_words,
     saturation_words,
     slice_measure,
@@ -28,9 +30,9 @@ from assay.schemas.tagger import Tagger
 SHOWN_FEATURES = 12
 
 
-def evidence_text(tagger: Tagger, evidence: Evidence) -> RenderableType:
-    """The evidence for a rich console; a baseline that wins comes first."""
-    return Group(*_parts(tagger, evidence))
+def evidence_text(tagger: Tagger) -> RenderableType:
+    """The evidence for a rich console; a baseline that wins comes first. AssayError for a tagger without evidence."""
+    return Group(*_parts(tagger, evidence_of(tagger)))
 
 
 def _parts(tagger: Tagger, evidence: Evidence) -> Iterator[RenderableType]:
@@ -57,7 +59,7 @@ def _parts(tagger: Tagger, evidence: Evidence) -> Iterator[RenderableType]:
 def _figures(evidence: Evidence) -> Table:
     measures = ordered(evidence.test, evidence.headline)
     named: list[tuple[str, Figures]] = [("this tagger", evidence.test)]
-    named += [(in_words(name), figures) for name, figures in evidence.baselines.items()]
+    named += [(in_words(name), figures) for name, figures in ranked(evidence)]
     rows = [(visible(name), *(_both(figures.get(m)) for m in measures)) for name, figures in named]
     return table(("", *map(measure, measures)), rows)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from assay.dashboard import numbers
+from assay.schemas.errors import AssayError
 from assay.schemas.evidence import Evidence, Figure, Figures, Slice
 from assay.schemas.tagger import Tagger
 
@@ -15,7 +16,15 @@ _NAMES = {
     "r2": "R²",
     "mae": "mean error",
 }
+_BASELINES = {"tfidf_logistic": "TF-IDF + logistic regression", "dense_probe": "dense probe"}
 _BOUNDS = {"spearman": (-1.0, 1.0), "r2": (-float("inf"), 1.0), "mae": (0.0, float("inf"))}
+
+
+def evidence_of(tagger: Tagger) -> Evidence:
+    """The tagger's evidence; AssayError if it has none."""
+    if tagger.evidence is None:
+        raise AssayError(f"tagger {tagger.name!r} has no evidence", hint="`assay fit` writes it into the tagger's file")
+    return tagger.evidence
 
 
 def measure(name: str) -> str:
@@ -29,8 +38,8 @@ def bounds(name: str) -> tuple[float, float]:
 
 
 def in_words(name: str) -> str:
-    """A name from a record, its underscores as spaces."""
-    return name.replace("_", " ")
+    """A baseline's or a record's name as it is written."""
+    return _BASELINES.get(name) or name.replace("_", " ")
 
 
 def value(figure: Figure) -> str:
@@ -41,6 +50,18 @@ def value(figure: Figure) -> str:
 def spread(figure: Figure) -> str:
     """A figure's interval."""
     return f"{figure.low:.3f} to {figure.high:.3f}"
+
+
+def ranked(evidence: Evidence) -> list[tuple[str, Figures]]:
+    """The baselines by their headline value, the best first."""
+    sign = 1 if evidence.headline == "mae" else -1
+
+    def place(item: tuple[str, Figures]) -> tuple[bool, float, str]:
+        name, figures = item
+        known = evidence.headline in figures
+        return not known, sign * figures[evidence.headline].value if known else 0.0, name
+
+    return sorted(evidence.baselines.items(), key=place)
 
 
 def share(part: float) -> str:
@@ -103,14 +124,14 @@ def saturation_words(evidence: Evidence) -> str:
     """How the OR of features behaves as features are added, where that was tried."""
     tried: dict[int, float] = {}
     for c in evidence.candidates:
-        if c.pooling == "any" and c.features > 0:
+        if c.rule == "any_of":
             tried[c.features] = max(tried.get(c.features, c.validation), c.validation)
     if len(tried) < 3:
         return ""
     best, most = max(tried, key=lambda k: tried[k]), max(tried)
     if best == most:
-        return f"With pooling any, more features were better up to {most}: {tried[most]:.3f}."
-    return f"With pooling any, {best} features are best ({tried[best]:.3f}); {most} give {tried[most]:.3f}."
+        return f"An OR of features (any of) grew better with more of them, up to {most}: {tried[most]:.3f}."
+    return f"An OR of features (any of) is best with {best}, {tried[best]:.3f}; {most} give {tried[most]:.3f}."
 
 
 def prevalence_words(prevalence: float, precision: float) -> str:

@@ -14,6 +14,7 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
+from assay.flows.stores import load_manifest
 from assay.schemas.base import canonical_json, fingerprint, record_json
 from assay.schemas.dedup import (
     Decontaminate,
@@ -40,7 +41,6 @@ from assay.workers.dedup.resolving import resolve
 from assay.workers.dedup.selection import KeptByRules
 from assay.workers.dedup.signing import ShardSigner
 from assay.workers.pool import PoolOptions, Unit, Worker, WorkPool
-from assay.workers.runs import load_manifest
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import join

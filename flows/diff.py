@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from assay.flows.preparation import repeat_job
+from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.curation import CurationManifest
 from assay.schemas.drift import DriftReport, FeatureDrift, Side
 from assay.schemas.errors import AssayError
@@ -21,7 +22,6 @@ from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.feature_shares import Readers, count_features, layer_drift, sampled_shards
 from assay.workers.feature_table import iter_parquet
 from assay.workers.rules import KEPT, Decider
-from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 
 TOP_FEATURES = 10

@@ -1,65 +1,25 @@
 """Why a document has its tags: the features that made them, and the places in the text where they fired."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
+from assay.flows.explanation import Explanation, FeatureReason, LayerReason, Span, TagReason
+from assay.flows.stores import load_manifest, read_identity, read_taggers
 from assay.sae_runtime.runtime import Runtime
-from assay.schemas.base import Model
-from assay.schemas.errors import AssayError, inert, printable
-from assay.schemas.scope import Scope
-from assay.schemas.store import ShardEntry, TagManifest, features_prefix
+from assay.schemas.errors import AssayError, printable
+from assay.schemas.store import ShardEntry, TagManifest
+from assay.schemas.tagger import Tagger
 from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
-from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
+from assay.workers.tagger_set import Contribution, TaggerSet
 
-_FEATURES_SHOWN = 6
 _READ_AHEAD = 16
-
-
-class FeatureReason(Model):
-    """One feature's part in a tag."""
-
-    layer: int
-    feature: int
-    value: float
-    effect: float
-    fires_on: tuple[str, ...]
-    spans: tuple[tuple[int, int, float], ...]
-    """[start, end, act] in code points of the text"""
-
-
-class TagReason(Model):
-    """A tag, and the features that weighed most for it."""
-
-    name: str
-    axis: str
-    value: str | float | None
-    probability: float | None = None
-    bias: float
-    features: tuple[FeatureReason, ...]
-
-
-class Explanation(Model):
-    """A document's tags with their reasons. Effects add up, with the bias, to the tag's logit."""
-
-    doc_id: str
-    run: str
-    source: str
-    row: int
-    n_tokens: int
-    tokens_seen: int
-    text: str
-    tags: tuple[TagReason, ...]
 
 
 def explain(store_uri: str, doc_id: str, *, run: str | None = None, device: str | None = None) -> list[Explanation]:
@@ -73,100 +33,103 @@ def explain(store_uri: str, doc_id: str, *, run: str | None = None, device: str 
             where=store_uri,
             hint="ids are in the doc_id column of tags/*/data/*.parquet; quarantined records have none",
         )
-    identity = json.loads(store.read(f"{features_prefix(manifest.features)}/identity.json"))
-    scope, watched = Scope.model_validate(identity["scope"]), identity["features"]["watched"]
-    runtime = Runtime(scope, device=device, watched=[(layer, feature) for layer, feature in watched])
+    identity = read_identity(store, manifest.features)
+    watched = identity.features.watched
+    runtime = Runtime(identity.scope, device=device, watched=watched)
     if runtime.encoder_fingerprint != manifest.encoder:
         raise AssayError(
-            f"scope {scope.name!r} has changed: encoder {runtime.encoder_fingerprint}, the run used {manifest.encoder}",
+            f"scope {identity.scope.name!r} has changed: encoder {runtime.encoder_fingerprint}, the run used "
+            f"{manifest.encoder}",
             where=store_uri,
             hint="use the same weights, device and version as the run",
         )
-    tagger_set = TaggerSet(read_taggers(store, manifest.tagset), manifest.encoder, runtime.features_identity.watched)
-    return [_explain(store, manifest, runtime, tagger_set, entry, row, doc_id) for entry, row in found]
+    taggers = read_taggers(store, manifest.tagset)
+    explainer = _Explainer(store, manifest, runtime, taggers, watched)
+    return [explainer.explain(entry, row, doc_id) for entry, row in found]
 
 
-def _explain(
-    store: ObjectStore,
-    manifest: TagManifest,
-    runtime: Runtime,
-    taggers: TaggerSet,
-    entry: ShardEntry,
-    row: int,
-    doc_id: str,
-) -> Explanation:
-    features = _row_of(store, entry, "features", row)
-    tags = taggers.apply(features)
-    text = _text_of(entry, manifest, row)
-    contributions = {n: c[:_FEATURES_SHOWN] for n, c in taggers.contributions(features).items()}
-    wanted: dict[int, set[int]] = {}
-    for c in (c for parts in contributions.values() for c in parts):
-        wanted.setdefault(c.feature.layer, set()).add(c.feature.feature)
-    spans: dict[tuple[int, int], list[tuple[int, int, float]]] = {}
-    for f in runtime.trace(text, wanted):
-        spans.setdefault((f.layer, f.feature), []).append((f.start, f.end, round(f.act, 4)))
-    reasons = []
-    for tagger in taggers.taggers:
-        value = tags[tagger.name][0].as_py()
-        share = tags[f"{tagger.name}_p"][0].as_py() if tagger.kind == "label" else None
-        label = tagger.labels.index(value) if tagger.kind == "label" and value is not None else 0
-        reasons.append(
-            TagReason(
-                name=tagger.name,
-                axis=tagger.axis,
-                value=value,
-                probability=share,
-                bias=tagger.bias[label],
-                features=tuple(
-                    FeatureReason(
-                        layer=c.feature.layer,
-                        feature=c.feature.feature,
-                        value=round(c.value, 4),
-                        effect=round(c.effect, 4),
-                        fires_on=c.feature.tokens,
-                        spans=tuple(spans.get((c.feature.layer, c.feature.feature), ())),
-                    )
-                    for c in contributions[tagger.name]
-                ),
-            )
+class _Explainer(NamedTuple):
+    """What the explanations of a run's documents share."""
+
+    store: ObjectStore
+    manifest: TagManifest
+    runtime: Runtime
+    taggers: Sequence[Tagger]
+    watched: Sequence[tuple[int, int]]
+
+    def explain(self, entry: ShardEntry, row: int, doc_id: str) -> Explanation:
+        features, taggers = self._features(entry, row)
+        tags, contributions = taggers.apply(features), taggers.contributions(features)
+        text = _text_of(entry, self.manifest, row)
+        spans = self._spans(text, contributions)
+        return Explanation(
+            doc_id=doc_id,
+            run=self.manifest.run,
+            source=entry.source.uri if entry.source else "",
+            row=row,
+            n_tokens=features["n_tokens"][0].as_py(),
+            tokens_seen=features["tokens_seen"][0].as_py(),
+            text=text,
+            tags=tuple(_reason(tagger, tags, contributions[tagger.name], spans) for tagger in self.taggers),
         )
-    return Explanation(
-        doc_id=doc_id,
-        run=manifest.run,
-        source=entry.source.uri if entry.source else "",
-        row=row,
-        n_tokens=features["n_tokens"][0].as_py(),
-        tokens_seen=features["tokens_seen"][0].as_py(),
-        text=text,
-        tags=tuple(reasons),
+
+    def _features(self, entry: ShardEntry, row: int) -> tuple[pa.Table, TaggerSet]:
+        """The document's features, and the taggers as they judged them: where it was recomputed, nothing was cut."""
+        again = _row_of(self.store, entry, "recomputed", row) if "recomputed" in entry.objects else None
+        if again is not None:
+            read = [(f.layer, f.feature) for t in self.taggers for f in t.features]
+            return again, TaggerSet(self.taggers, self.manifest.encoder, read)
+        stored = _row_of(self.store, entry, "features", row)
+        if stored is None:
+            raise AssayError(f"row {row} is missing in {entry.objects['features'].key}", where=self.store.root)
+        return stored, TaggerSet(self.taggers, self.manifest.encoder, self.watched)
+
+    def _spans(self, text: str, contributions: dict[str, list[Contribution]]) -> dict[tuple[int, int], list[Span]]:
+        wanted: dict[int, set[int]] = {}
+        for part in (c for parts in contributions.values() for c in parts if c.feature):
+            wanted.setdefault(part.layer, set()).add(part.feature.feature)  # type: ignore[union-attr]
+        spans: dict[tuple[int, int], list[Span]] = {}
+        for f in self.runtime.trace(text, wanted):
+            spans.setdefault((f.layer, f.feature), []).append((f.start, f.end, round(f.act, 4)))
+        return spans
+
+
+def _reason(
+    tagger: Tagger, tags: pa.Table, parts: Sequence[Contribution], spans: dict[tuple[int, int], list[Span]]
+) -> TagReason:
+    value = tags[tagger.name][0].as_py()
+    label = tagger.labels.index(value) if tagger.kind == "label" and value is not None else 0
+    return TagReason(
+        name=tagger.name,
+        axis=tagger.axis,
+        rule=tagger.rule,
+        value=value,
+        probability=tags[f"{tagger.name}_p"][0].as_py() if tagger.kind == "label" else None,
+        threshold=tagger.threshold if tagger.kind == "score" else None,
+        bias=tagger.bias[label],
+        features=tuple(
+            FeatureReason(
+                layer=c.layer,
+                feature=c.feature.feature,
+                weight=c.feature.weights[label],
+                value=round(c.value or 0.0, 4),
+                effect=round(c.effect, 4),
+                fires_on=c.feature.tokens,
+                spans=tuple(spans.get((c.layer, c.feature.feature), ())),
+            )
+            for c in parts
+            if c.feature
+        ),
+        layers=tuple(LayerReason(layer=c.layer, effect=round(c.effect, 4)) for c in parts if not c.feature),
     )
 
 
-def as_renderable(explanation: Explanation) -> RenderableType:
-    """The explanation for a terminal. Text of the corpus can't move the cursor: control characters are escaped."""
-    e = explanation
-    head = Text(f"{printable(e.doc_id)} · {printable(e.source, 400)} row {e.row:,} · {e.n_tokens:,} tokens")
-    parts: list[RenderableType] = [head]
-    for tag in e.tags:
-        value = "undecided" if tag.value is None else f"{tag.value:.3f}" if isinstance(tag.value, float) else tag.value
-        share = f" (p = {tag.probability:.2f})" if tag.probability is not None else ""
-        table = Table(title=Text(f"{tag.name}: {value}{share}, bias {tag.bias:+.2f}"), title_justify="left", box=None)
-        for column in ("feature", "effect", "fired on here", "fires on in the fitting data"):
-            table.add_column(column, justify="right" if column == "effect" else "left")
-        for f in tag.features:
-            here = " ".join(_around(e.text, start, end) for start, end, _ in sorted(f.spans, key=lambda s: -s[2])[:3])
-            usual = " ".join(inert(token) for token in f.fires_on[:5])
-            table.add_row(f"{f.layer}:{f.feature}", f"{f.effect:+.2f}", Text(here), Text(usual))
-        parts += [Text(""), table]
-    return Group(*parts)
-
-
-def _around(text: str, start: int, end: int, margin: int = 12) -> str:
-    before, after = text[max(0, start - margin) : start], text[end : end + margin]
-    return inert(f"…{before}[{text[start:end]}]{after}…")
-
-
 def _find(store: ObjectStore, manifest: TagManifest, doc_id: str) -> Iterator[tuple[ShardEntry, int]]:
+    try:
+        doc_id.encode()
+    except UnicodeEncodeError:
+        return  # half a UTF-16 pair, which no document's id holds
+
     def rows(entry: ShardEntry) -> list[int]:
         source = pa.BufferReader(store.read_verified(entry.objects["tags"]))
         tables = iter_parquet(source, ["doc_id", "row"])
@@ -179,12 +142,12 @@ def _find(store: ObjectStore, manifest: TagManifest, doc_id: str) -> Iterator[tu
                 yield entry, row
 
 
-def _row_of(store: ObjectStore, entry: ShardEntry, role: str, row: int) -> pa.Table:
+def _row_of(store: ObjectStore, entry: ShardEntry, role: str, row: int) -> pa.Table | None:
     for table in iter_parquet(pa.BufferReader(store.read_verified(entry.objects[role]))):
         chosen = table.filter(pc.equal(table["row"], row))
         if chosen.num_rows:
             return chosen
-    raise AssayError(f"row {row} is missing in {entry.objects[role].key}", where=store.root)
+    return None
 
 
 def _text_of(entry: ShardEntry, manifest: TagManifest, row: int) -> str:

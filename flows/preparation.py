@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assay.flows.dedup import SearchPlan, recipe_search
+from assay.flows.recipe_facts import included
 from assay.flows.recipes import check
 from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
 from assay.schemas.dedup import DedupManifest
@@ -15,7 +16,6 @@ from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.curating import CONTROL, output_schema
 from assay.workers.dedup.copies import CopyLists
-from assay.workers.recipe_facts import included
 from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.takedown import TakedownList, read_takedown
@@ -62,8 +62,8 @@ def prepare(parameters: CurateParameters) -> Prepared:
     lineage = tuple(_lineage(index, recipe, manifest, shards) for index, manifest in enumerate(manifests))
     asked = recipe
     if chain is not None:
-        output = recipe.output.model_copy(update={"path": f"{recipe.output.path}/{version_folder(chain.next)}"})
-        recipe = recipe.model_copy(update={"output": output})
+        path = f"{recipe.output.path.rstrip('/')}/{version_folder(chain.next)}"
+        recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"path": path})})
     job = CurateJob(
         recipe=recipe,
         fingerprint="",

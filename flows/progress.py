@@ -93,6 +93,14 @@ def stderr() -> Console:
     return Console(file=sys.stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+def size(count: int) -> str:
+    """1.2 GB, 3.4 MB or 56 kB, of 1,000 each."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1000:.0f} kB"
+
+
 def duration(seconds: float) -> str:
     """1h 04m, 3m 20s or 12s."""
     whole = round(seconds)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from assay.flows.recipe_check import Checked, check_recipe
+from assay.flows.recipe_facts import Problem
 from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Recipe
 from assay.schemas.yaml_file import Spotted, YamlFile
-from assay.workers.recipe_check import Checked, check_recipe
-from assay.workers.recipe_facts import Problem
 
 
 class Examined(NamedTuple):

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
+from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.composition import Composition
 from assay.schemas.curation import CurationManifest, Tally
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.feature_table import iter_parquet
-from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 
 
@@ -94,7 +94,7 @@ def _takedown_line(manifest: CurationManifest) -> tuple[RuleLine, ...]:
     """What the takedown list kept out, where the recipe has one: what rules and stages didn't drop."""
     if manifest.takedown is None:
         return ()
-    others = sum((step.dropped for step in (*manifest.rules, *manifest.stages)), Tally())
+    others = sum([*(r.dropped for r in manifest.rules), *(s.dropped for s in manifest.stages)], Tally())
     gone = manifest.dropped - others
     return (RuleLine(name="takedown", dropped=gone.documents, tokens=gone.tokens, failed=gone.documents),)
 
@@ -107,8 +107,8 @@ def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:
             axis=t.axis,
             kind=t.kind,
             version=str(t.version),
-            held_out={k: float(v) for k, v in t.evidence.get("held_out", {}).items() if isinstance(v, int | float)},
-            note=str(t.evidence.get("summary", "")),
+            held_out={measure: figure.value for measure, figure in t.evidence.test.items()} if t.evidence else {},
+            note=t.evidence.summary if t.evidence else "",
         )
         for t in taggers
     )

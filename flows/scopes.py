@@ -1,6 +1,7 @@
 """Finds a scope and its taggers by name, and works out what they are called."""
 
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +76,40 @@ def resolve_scope(
     watched = [(f.layer, f.feature) for t in default for f in t.features]
     features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)
+
+
+def weights_are_here(scope: Scope) -> bool:
+    """Whether a scope's weights are on this machine, so that loading it fetches nothing. Asks no network."""
+    return all(
+        name == "embedded" or Path(name).is_dir() or _is_cached(name, revision)
+        for name, revision in ((scope.backbone, scope.backbone_revision), (scope.sae, scope.sae_revision))
+    )
+
+
+def _is_cached(repository: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(repository, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def restore_scope(
+    scope: Scope,
+    watched: Iterable[tuple[int, int]],
+    taggers: tuple[Tagger, ...],
+    *,
+    device: str | None = None,
+    elsewhere: bool = False,
+) -> ResolvedScope:
+    """A scope that an earlier run resolved, with its identity on this machine's files."""
+    from assay.sae_runtime.scope_files import identify
+
+    device = require_device(device, elsewhere=elsewhere)
+    encoder = identify(scope, device)
+    return ResolvedScope(scope, device, encoder, FeaturesIdentity.of(scope, fingerprint(encoder), watched), taggers)
 
 
 def require_device(device: str | None, *, elsewhere: bool = False) -> str:

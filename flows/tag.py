@@ -3,50 +3,41 @@
 import os
 import time
 import uuid
-from collections import Counter
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-import pyarrow as pa
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import in_flow_run, markdown_list, step
+from assay.flows.failures import FailureLog
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
-from assay.schemas.base import fingerprint, record_json
+from assay.flows.status import undecided_lines
+from assay.flows.stores import begin_run, open_store, seal, write_identity
+from assay.schemas.base import fingerprint
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, Unfinished
 from assay.schemas.parameters import TagParameters
-from assay.schemas.statistics import merge
 from assay.schemas.store import (
     RunRecord,
     ShardCommit,
-    ShardEntry,
-    StoredObject,
     TagManifest,
     features_prefix,
-    run_prefix,
     tags_prefix,
 )
-from assay.workers.corpora.columns import unify_columns
 from assay.workers.corpora.planning import plan_corpus
-from assay.workers.feature_table import iter_parquet, parquet_bytes
+from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.pool import PoolOptions, WorkPool
-from assay.workers.runs import STORE_MARKER as STORE_MARKER
-from assay.workers.runs import list_runs as list_runs
-from assay.workers.runs import load_manifest as load_manifest
-from assay.workers.runs import require_store as require_store
 from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.tagger_set import TaggerSet
-from assay.workers.tagging import ShardTagger, TagJob, write_identity
+from assay.workers.tagger_set import TaggerSet, no_residuals
+from assay.workers.tagging import ShardTagger, TagJob
 
 _SMALL_MODEL_BYTES = 10**9
-_MERGE_EVERY = 64
 
 
 class TagReport(NamedTuple):
@@ -74,6 +65,8 @@ class TagPlan(NamedTuple):
     features: str
     tagset: str
     run: str
+    retry_of: str | None = None
+    """the run of which this one tries some shards again"""
 
 
 def plan_tagging(parameters: TagParameters) -> TagPlan:
@@ -94,6 +87,8 @@ def plan_tagging(parameters: TagParameters) -> TagPlan:
     corpus = plan_corpus(parameters.corpus, options, shard_bytes, progress=lambda line: stderr().print(line))
     features = fingerprint(resolved.features)
     encoder = resolved.features.encoder
+    if not resolved.features.residuals and (dense := [t for t in resolved.taggers if t.dense]):
+        raise no_residuals(dense[0])
     tagset = TaggerSet(resolved.taggers, encoder, resolved.watched).fingerprint(features)
     return TagPlan(parameters, resolved, corpus, features, tagset, fingerprint([corpus.id, tagset]))
 
@@ -110,40 +105,24 @@ def refuse_output_in_corpus(corpus: str, output: str, what: str) -> None:
         )
 
 
-def open_store(uri: str) -> ObjectStore:
-    """The store at `uri`, made if absent; AssayError if it can't promise that a commit is made once."""
-    store = ObjectStore(uri)
-    if not store.exists(STORE_MARKER):
-        store.require_atomic()
-        store.create(STORE_MARKER, b'{"format": "assay.store/1"}\n', attempt="marker")
-    return store
-
-
 @task(name="plan shards", persist_result=False)
 def plan_shards(parameters: TagParameters) -> TagPlan:
     """Plans the run and leaves in the store what its names stand for."""
     plan = plan_tagging(parameters)
-    store, attempt = open_store(parameters.store), uuid.uuid4().hex[:12]
+    record_plan(open_store(parameters.store), plan)
+    return plan
+
+
+def record_plan(store: ObjectStore, plan: TagPlan) -> None:
+    """Leaves in the store what the plan's names stand for, where it isn't there yet."""
+    attempt = uuid.uuid4().hex[:12]
     identity = {
         "encoder": plan.resolved.encoder.model_dump(mode="json"),
         "features": plan.resolved.features.model_dump(mode="json"),
         "scope": plan.resolved.scope.model_dump(mode="json"),
     }
     write_identity(store, f"{features_prefix(plan.features)}/identity.json", identity, attempt)
-    taggers = [t.model_dump(mode="json") for t in plan.resolved.taggers]
-    write_identity(store, f"{tags_prefix(plan.tagset)}/taggers.json", taggers, attempt)
-    record = RunRecord(
-        run=plan.run,
-        corpus=plan.corpus.corpus,
-        scope=plan.resolved.scope.name,
-        plan=plan.corpus.id,
-        encoder=plan.resolved.features.encoder,
-        features=plan.features,
-        tagset=plan.tagset,
-    )
-    store.create(f"{run_prefix(plan.run)}/run.json", record_json(record), attempt=attempt)
-    store.create(f"{run_prefix(plan.run)}/plan.json", record_json(plan.corpus), attempt=attempt)
-    return plan
+    begin_run(store, run_record(plan), plan.corpus, plan.resolved.taggers)
 
 
 @task(
@@ -155,7 +134,9 @@ def plan_shards(parameters: TagParameters) -> TagPlan:
 )
 def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
     """Tags the shards without a commit; returns the tokens done and the errors of shards that were given up."""
-    committed = CommitLog(ObjectStore(plan.parameters.store), tags_prefix(plan.tagset)).committed()
+    store = ObjectStore(plan.parameters.store)
+    committed = CommitLog(store, tags_prefix(plan.tagset)).committed()
+    failures = FailureLog(store, plan.run)
     shards = plan.corpus.shards
     todo = [shard for shard in shards if shard.id not in committed]
     if not todo:
@@ -178,6 +159,7 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
         for outcome in WorkPool(partial(ShardTagger, job), options).run(todo):
             if outcome.error:
                 failed.append(outcome.error)
+                failures.add(cast(Shard, outcome.unit), outcome.error)
                 progress.advance(size=sizes[outcome.unit.id], documents=0, tokens=0, failed=True)
                 continue
             commit: ShardCommit = outcome.receipt
@@ -189,61 +171,26 @@ def tag_shards(plan: TagPlan) -> tuple[int, list[str]]:
 @task(name="seal run", persist_result=False)
 def seal_run(plan: TagPlan) -> TagManifest:
     """Writes the manifest once every shard is committed; where a run was sealed before, that manifest stays."""
-    store = ObjectStore(plan.parameters.store)
-    key = f"{run_prefix(plan.run)}/manifest.json"
-    log = CommitLog(store, tags_prefix(plan.tagset))
-    shards = plan.corpus.shards
-    reasons: Counter[str] = Counter()
-    undecided: Counter[str] = Counter()
-    entries, columns, unreadable = [], [], 0
-    statistics = _Merged()
-    for shard, commit in zip(shards, log.read_many(s.id for s in shards), strict=True):
-        entries.append(_entry(shard, commit))
-        columns.append(commit.columns)
-        reasons.update(commit.quarantine_reasons)
-        undecided.update(commit.undecided)
-        if commit.unreadable:
-            unreadable += 1
-        else:
-            statistics.add(store, commit.objects["statistics"])
-    attempt = uuid.uuid4().hex[:12]
-    merged = statistics.parquet()
-    manifest = TagManifest(
-        run=plan.run,
-        corpus=plan.corpus.corpus,
-        options=plan.corpus.options,
-        plan=plan.corpus.id,
-        encoder=plan.resolved.features.encoder,
-        features=plan.features,
-        tagset=plan.tagset,
-        taggers=TaggerSet(plan.resolved.taggers, plan.resolved.features.encoder).columns,
-        columns=unify_columns(columns),
-        rows_in=sum(e.rows_in for e in entries),
-        rows_kept=sum(e.rows_kept for e in entries),
-        rows_quarantined=sum(e.rows_quarantined for e in entries),
-        tokens=sum(e.tokens for e in entries),
-        quarantine_reasons=dict(sorted(reasons.items())),
-        undecided=dict(sorted(undecided.items())),
-        unreadable_shards=unreadable,
-        statistics=store.create_named(run_prefix(plan.run), "statistics", ".parquet", *merged, attempt=attempt),
-        shards=tuple(entries),
-    )
-    store.create(key, record_json(manifest), attempt=attempt)
-    return TagManifest.model_validate_json(store.read(key))
+    columns = TaggerSet(plan.resolved.taggers, plan.resolved.features.encoder).columns
+    return seal(ObjectStore(plan.parameters.store), run_record(plan), plan.corpus, columns)
 
 
 @flow(name="tag-corpus", flow_run_name="tag {parameters.corpus}", validate_parameters=True, persist_result=False)
 def tag_corpus(parameters: TagParameters) -> TagReport:
     """Tags every document of a corpus; run again, it does only what is missing."""
     started = time.monotonic()
-    plan: TagPlan = step(plan_shards)(parameters)
-    already = CommitLog(ObjectStore(parameters.store), tags_prefix(plan.tagset)).committed()
+    return finish(step(plan_shards)(parameters), started)
+
+
+def finish(plan: TagPlan, started: float) -> TagReport:
+    """Does what is missing of a plan that is in the store; Unfinished if shards were given up."""
+    already = CommitLog(ObjectStore(plan.parameters.store), tags_prefix(plan.tagset)).committed()
     skipped = sum(shard.id in already for shard in plan.corpus.shards)
     tokens, failed = step(tag_shards)(plan)
     manifest = None if failed else step(seal_run)(plan)
     report = TagReport(
         manifest=manifest,
-        store=parameters.store,
+        store=plan.parameters.store,
         run=plan.run,
         shards=len(plan.corpus.shards),
         skipped=skipped,
@@ -254,10 +201,11 @@ def tag_corpus(parameters: TagParameters) -> TagReport:
     if in_flow_run():
         create_markdown_artifact(markdown_list(summary_lines(report)), key="tag-summary")
     if failed:
-        raise AssayError(
+        raise Unfinished(
             f"{len(failed)} of {len(plan.corpus.shards)} shards failed: " + "; ".join(failed[:5]),
-            where=parameters.store,
-            hint="the others are committed; mend the cause and run the same command again",
+            where=plan.parameters.store,
+            hint="the others are committed; `assay status` lists these with their reasons: mend the cause, then run "
+            "the same command again, or `assay retry`",
         )
     return report
 
@@ -280,15 +228,30 @@ def summary_lines(report: TagReport) -> list[str]:
     if manifest.quarantine_reasons:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in manifest.quarantine_reasons.items())
         lines.append(f"quarantined: {reasons}")
+    if broke := sum(manifest.quarantine_reasons.get(reason, 0) for reason in WORKER_REASONS):
+        lines.append(f"{broke:,} of these broke their workers: `assay status` lists them")
     if not manifest.rows_kept:
         lines.append("no row is a document: do --text-column and --id-column name the right columns?")
-    if manifest.undecided:
-        lines.append("undecided: " + ", ".join(f"{name} {n:,}" for name, n in manifest.undecided.items()))
+    lines += undecided_lines(manifest, report.store)
     if manifest.unreadable_shards:
         broken = [e.unreadable for e in manifest.shards if e.unreadable]
         lines.append(f"{manifest.unreadable_shards} shards could not be read, and none of their rows is counted:")
         lines += [f"  {line}" for line in broken[:10]]
     return lines
+
+
+def run_record(plan: TagPlan) -> RunRecord:
+    """What the run's id stands for."""
+    return RunRecord(
+        run=plan.run,
+        corpus=plan.corpus.corpus,
+        scope=plan.resolved.scope.name,
+        plan=plan.corpus.id,
+        encoder=plan.resolved.features.encoder,
+        features=plan.features,
+        tagset=plan.tagset,
+        retry_of=plan.retry_of,
+    )
 
 
 def tag_job(plan: TagPlan) -> TagJob:
@@ -308,10 +271,11 @@ def tag_job(plan: TagPlan) -> TagJob:
 def pool_options(plan: TagPlan, shards: int, gpus: int) -> PoolOptions:
     """One actor for each of the `gpus`; on CPUs as many as this machine's cores and the shards allow."""
     threads, wanted = threads_per_worker(plan), plan.parameters.workers
+    options = PoolOptions(workers=1, isolate=True, seconds_per_mb=plan.parameters.seconds_per_mb)
     if plan.resolved.device.startswith("cuda"):
-        return PoolOptions(workers=wanted or max(1, gpus), gpus=1)
+        return options._replace(workers=wanted or max(1, gpus), gpus=1)
     workers = wanted or max(1, (os.cpu_count() or 1) // threads)
-    return PoolOptions(workers=max(1, min(workers, shards)), cpus=threads)
+    return options._replace(workers=max(1, min(workers, shards)), cpus=threads)
 
 
 def threads_per_worker(plan: TagPlan) -> int:
@@ -323,35 +287,3 @@ def threads_per_worker(plan: TagPlan) -> int:
     folder = locate(plan.resolved.scope).backbone
     small = sum(f.stat().st_size for f in folder.glob("*.safetensors")) < _SMALL_MODEL_BYTES
     return 1 if small or plan.resolved.device.startswith("cuda") else (os.cpu_count() or 1)
-
-
-def _entry(shard: Shard, commit: ShardCommit) -> ShardEntry:
-    return ShardEntry(
-        shard=shard.id,
-        source=shard.source,
-        first_row=shard.first_row,
-        source_rows=shard.rows,
-        first_byte=shard.first_byte,
-        rows_in=commit.rows_in,
-        rows_kept=commit.rows_kept,
-        rows_quarantined=commit.rows_quarantined,
-        tokens=commit.tokens,
-        unreadable=commit.unreadable,
-        objects=commit.objects,
-    )
-
-
-class _Merged:
-    """Statistics tables added up, a few at a time in memory."""
-
-    def __init__(self) -> None:
-        self._tables: list[pa.Table] = []
-
-    def add(self, store: ObjectStore, stored: StoredObject) -> None:
-        self._tables += iter_parquet(pa.BufferReader(store.read_verified(stored)))
-        if len(self._tables) >= _MERGE_EVERY:
-            self._tables = [merge(self._tables)]
-
-    def parquet(self) -> tuple[bytes, int]:
-        table = merge(self._tables)
-        return parquet_bytes(table), table.num_rows

@@ -55,6 +55,10 @@ class Shard(Model):
             id=fingerprint(key), source=source, first_row=first_row, rows=rows, bytes=size, first_byte=first_byte
         )
 
+    def renamed(self) -> "Shard":
+        """The same rows under another id, for which no commit exists; the same id each time."""
+        return self.model_copy(update={"id": fingerprint([self.id, "again"])})
+
 
 class CorpusPlan(Model):
     """A corpus frozen at one moment: the same objects, options and shard size give the same plan and id."""

@@ -26,6 +26,10 @@ class StorageError(AssayError):
     """A failure of the storage, which another attempt may not meet."""
 
 
+class Unfinished(AssayError):
+    """Some of the work was given up; what was done is kept, and another run does the rest."""
+
+
 def _rebuild(cls: type[AssayError], what: str, where: str, hint: str) -> AssayError:
     return cls(what, where=where, hint=hint)
 

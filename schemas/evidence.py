@@ -70,6 +70,7 @@ class LearningPoint(Model):
 class Candidate(Model):
     """One setting that was tried, with its headline measure on validation documents."""
 
+    rule: Literal["any_of", "linear", "dense"] = Field("linear", description="how features become a score")
     layers: tuple[int, ...]
     features: int
     pooling: str

@@ -220,7 +220,7 @@ class _Builder(Transformer[Token, Node]):
     def compared(self, parts: list[Any]) -> Node:
         """a < b <= c means a < b and b <= c."""
         if len(parts) == 1:
-            return parts[0]  # type: ignore[no-any-return]
+            return parts[0]
         pairs = [_apply(str(op), (a, b)) for a, op, b in zip(parts[::2], parts[1::2], parts[2::2], strict=False)]
         return pairs[0] if len(pairs) == 1 else _apply("and", tuple(pairs))
 
@@ -228,7 +228,7 @@ class _Builder(Transformer[Token, Node]):
         total = parts[0]
         for operator, operand in zip(parts[1::2], parts[2::2], strict=True):
             total = _apply(str(operator), (total, operand))
-        return total  # type: ignore[no-any-return]
+        return total
 
     def choices(self, parts: list[Literal]) -> tuple[Literal, ...]:
         return tuple(parts)

@@ -29,12 +29,15 @@ class ShardCommit(Model):
     rows_quarantined: int = Field(0, ge=0)
     rows_repeated: int = Field(0, ge=0, description="further copies of kept rows (curate)")
     tokens: int = Field(0, ge=0, description="tokens of the kept rows")
+    recomputed_tokens: int = Field(
+        0, ge=0, exclude_if=lambda n: not n, description="tokens that the model read again to decide tags"
+    )
     quarantine_reasons: dict[str, int] = Field(default_factory=dict)
     unreadable: str = Field("", description="why the whole shard could not be read; its rows are not known then")
     undecided: dict[str, int] = Field(default_factory=dict, description="tagger -> documents it could not decide")
     columns: dict[str, str] = Field(default_factory=dict, description="source columns and their Arrow types")
     objects: dict[str, StoredObject] = Field(
-        description="role (features, quarantine, tags, statistics, data, dropped) -> object"
+        description="role (features, quarantine, tags, statistics, recomputed, data, dropped) -> object"
     )
     seconds: float = Field(0.0, ge=0, description="wall time of the attempt that won")
     attempt: str = Field(description="id of the attempt that wrote it: tells a lost reply from a lost race")
@@ -68,6 +71,27 @@ class RunRecord(Model):
     encoder: str
     features: str
     tagset: str
+    retry_of: str | None = Field(None, description="the run of which this one tries some shards again, under new ids")
+
+
+class ShardFailure(Model):
+    """Why a driver gave up a shard. It counts while the shard has no commit."""
+
+    shard: str
+    uri: str = Field(description="the source object")
+    first_row: int
+    source_rows: int | None = Field(description="rows of the object in this shard; None: to its end")
+    error: str
+    at: str = Field(description="UTC time, ISO 8601")
+    attempt: str = Field(description="id of the driver's run")
+
+
+class Recomputed(Model):
+    """What the model did again so that no tag of a run is undecided."""
+
+    run: str = Field(description="the run whose undecided documents these were")
+    documents: int
+    tokens: int
 
 
 class TagManifest(Model):
@@ -91,6 +115,9 @@ class TagManifest(Model):
     undecided: dict[str, int]
     unreadable_shards: int = Field(description="shards whose rows are not known and not counted above")
     statistics: StoredObject = Field(description="the shards' statistics, merged")
+    recomputed: Recomputed | None = Field(
+        None, exclude_if=lambda found: found is None, description="of a run by `assay recompute` only"
+    )
     shards: tuple[ShardEntry, ...]
 
 
@@ -102,6 +129,11 @@ def features_prefix(fingerprint: str) -> str:
 def tags_prefix(fingerprint: str) -> str:
     """Where the tags of a tag set with that fingerprint lie in a store."""
     return f"tags/{fingerprint}"
+
+
+def failures_prefix(run: str) -> str:
+    """Where a run's failures lie in a store."""
+    return f"{run_prefix(run)}/failures"
 
 
 def run_prefix(run: str) -> str:

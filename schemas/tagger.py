@@ -8,6 +8,7 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from assay.schemas.base import Model, fingerprint
 from assay.schemas.errors import AssayError
+from assay.schemas.evidence import Evidence
 
 Axis = Literal["quality", "safety", "domain", "language", "custom"]
 Pooling = Literal["any", "max", "mean", "count"]
@@ -63,7 +64,7 @@ class Tagger(Model):
     threshold_rule: str = ""
     method: str = Field(description="how it was fitted")
     fitted_on: dict[str, Any] = Field(default_factory=dict, description="data, splits, sizes and hashes")
-    evidence: dict[str, Any] = Field(default_factory=dict, description="held-out figures, with baselines beside")
+    evidence: Evidence | None = Field(None, description="figures on test documents, with baselines beside them")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Tagger":
@@ -129,8 +130,24 @@ def load_taggers(path: Path) -> tuple[Tagger, ...]:
 
 
 def dump_tagger(tagger: Tagger) -> str:
-    """The tagger as it is kept in git: one feature a line, so that a diff reads."""
+    """The tagger as it is kept in git: a line for each field, feature and figure, so that a diff reads."""
     body = tagger.model_dump(mode="json")
-    features = [json.dumps(f, ensure_ascii=False) for f in body.pop("features")]
-    text = json.dumps(body, indent=1, ensure_ascii=False)
-    return text[:-2] + ',\n "features": [\n  ' + ",\n  ".join(features) + "\n ]\n}\n"
+    features = body.pop("features")
+    return _lines(body | {"features": features}, 1) + "\n"
+
+
+def _lines(value: Any, depth: int) -> str:
+    """JSON in which what holds a dict is opened, and everything else stands on one line."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(_holds_dict(item) for item in inside):
+        return json.dumps(value, ensure_ascii=False)
+    pad, end = " " * depth, " " * (depth - 1)
+    if isinstance(value, dict):
+        keys = (json.dumps(key, ensure_ascii=False) for key in value)
+        items = [f"{key}: {_lines(item, depth + 1)}" for key, item in zip(keys, value.values(), strict=True)]
+        return "{\n" + ",\n".join(pad + item for item in items) + f"\n{end}}}"
+    return "[\n" + ",\n".join(pad + _lines(item, depth + 1) for item in value) + f"\n{end}]"
+
+
+def _holds_dict(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(_holds_dict(item) for item in value))

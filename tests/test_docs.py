@@ -16,9 +16,12 @@ from prefect import Task
 from ruamel.yaml import YAML
 
 from assay.flows import curate, tag
-from assay.flows.tag import open_store, plan_shards, seal_run, tag_job
+from assay.flows.failures import FailureLog
+from assay.flows.stores import open_store
+from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
+from assay.schemas.definition import Definition
 from assay.schemas.parameters import CurateParameters, TagParameters
 from assay.schemas.recipe import Recipe
 from assay.schemas.scope import Scope
@@ -30,6 +33,7 @@ from assay.workers.curate_job import CurateJob
 from assay.workers.curating import ShardCurator, output_schema
 from assay.workers.dedup.copies import COPIES
 from assay.workers.feature_table import features_schema
+from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes
@@ -98,7 +102,20 @@ MODEL_SECTIONS = {h.strip("`"): text for h, text in FORMAT_SECTIONS.items() if r
 
 def exchanged_models() -> dict[str, type[Model]]:
     found = {}
-    for part in ("corpus", "curation", "dedup", "recipe", "scope", "statistics", "store", "tagger"):
+    for part in (
+        "audit",
+        "calibration",
+        "corpus",
+        "curation",
+        "dedup",
+        "definition",
+        "evidence",
+        "recipe",
+        "scope",
+        "statistics",
+        "store",
+        "tagger",
+    ):
         module = import_module(f"assay.schemas.{part}")
         for name, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, Model) and value.__module__ == module.__name__ and name not in NOT_WRITTEN:
@@ -257,6 +274,25 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
             assert anchor in {slug(h) for h in sections(target.read_text("utf-8"))}, link
 
 
+PROMISES = [(page, line) for page in ("guarantees", "security") for line in re.findall(
+    r"`(tests/[\w/.]+::\w+)`", (DOCS / f"{page}.md").read_text("utf-8"))]  # fmt: skip
+
+
+def test_every_promise_names_a_test() -> None:
+    for page in ("guarantees", "security"):
+        for table in tables((DOCS / f"{page}.md").read_text("utf-8")):
+            assert table[0][-1] == "test"
+            assert all(re.fullmatch(r"`tests/[\w/.]+::\w+`", row[-1]) for row in table[1:]), page
+    assert len(PROMISES) > 80
+
+
+@pytest.mark.parametrize(("page", "name"), sorted(set(PROMISES)))
+def test_the_test_that_holds_a_promise_exists(page: str, name: str) -> None:
+    path, _, function = name.partition("::")
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def slug(heading: str) -> str:
     """The anchor that a Markdown renderer gives a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
@@ -269,7 +305,7 @@ def code(heading: str, language: str) -> list[str]:
 
 
 def test_the_examples_of_a_scope_a_tagger_and_a_recipe_are_valid(tmp_path: Path) -> None:
-    for heading, model in (("Scope file", Scope), ("Recipe file", Recipe)):
+    for heading, model in (("Scope file", Scope), ("Definition file", Definition), ("Recipe file", Recipe)):
         (text,) = code(heading, "yaml")
         (tmp_path / "example.yaml").write_text(text, "utf-8")
         load_yaml(tmp_path / "example.yaml", model)
@@ -313,6 +349,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     for number, shard in enumerate(plan.corpus.shards):
         tagger.process(shard, f"attempt-{number}")
     seal_run.fn(plan)
+    FailureLog(ObjectStore(parameters.store), plan.run).add(plan.corpus.shards[0], "planted")
     recipe = {
         "name": "demo",
         "sources": [{"store": str(demo / "store")}],

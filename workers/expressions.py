@@ -6,7 +6,7 @@ is 12. Truth follows Kleene: `false and unknown` is false, `true or unknown` is 
 """
 
 from functools import reduce
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -33,8 +33,8 @@ class Truth(NamedTuple):
     no: Mask
 
 
-Texts = pa.Array | pa.ChunkedArray
-Values = Interval | Truth | Texts
+Texts: TypeAlias = pa.Array | pa.ChunkedArray
+Values: TypeAlias = Interval | Truth | Texts
 
 
 class Documents(Protocol):
@@ -123,7 +123,7 @@ def _apply(node: Apply, documents: Documents) -> Values:
         return _logic(operator, [o for o in operands if isinstance(o, Truth)])
     if isinstance(operands[0], Interval):
         return _numeric(operator, [o for o in operands if isinstance(o, Interval)])
-    return _textual(operator, operands)
+    return _textual(node, operands)
 
 
 def _logic(operator: str, operands: list[Truth]) -> Truth:
@@ -202,16 +202,17 @@ def _equal(a: Interval, b: Interval) -> Truth:
     return Truth(exact & (a.low == b.low), (a.high < b.low) | (a.low > b.high))
 
 
-def _textual(operator: str, operands: list[Values]) -> Values:
-    item = operands[0]
+def _textual(node: Apply, operands: list[Values]) -> Values:
+    operator, item = node.operator, operands[0]
     if operator == "lower":
         return pc.utf8_lower(item)
     if operator in ("==", "!="):
         same = pc.equal(item, operands[1])
         return _of(same if operator == "==" else pc.invert(same), same)
-    pattern = operands[1][0].as_py() if len(item) else ""
+    sought = node.operands[1]
+    assert isinstance(sought, Literal)  # noqa: S101 - check_expression said so
     test = {"startswith": pc.starts_with, "contains": pc.match_substring, "matches": pc.match_substring_regex}
-    return _of(test[operator](item, pattern=pattern), item)
+    return _of(test[operator](item, pattern=str(sought.value)), item)
 
 
 def _of(holds: Texts, item: Texts) -> Truth:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
-from assay.schemas.errors import AssayError, StorageError, printable
+from assay.schemas.errors import AssayError, StorageError, Unfinished, printable
 from assay.workers.corpora.records import BadRecord
 from assay.workers.deadlines import Deadlines
 from assay.workers.suspects import Suspect, Trial
@@ -41,6 +41,9 @@ class Worker(Protocol):
 
 class IsolatingWorker(Worker, Protocol):
     """A worker whose units can be done in parts and without some rows: what `PoolOptions.isolate` asks for."""
+
+    worked: int
+    """bytes on which the last unit's time was spent: deadlines follow from it"""
 
     def process(self, unit: Any, attempt: str, skip: tuple[BadRecord, ...] = ()) -> Any:
         """As a Worker's, with the rows of `skip` quarantined unseen."""
@@ -98,9 +101,10 @@ class _Actor:
         if self._failure is not None:
             raise self._failure
 
-    def work(self, trial: Trial, attempt: str) -> Any:
-        """Does what the trial asks for; units come after ready()."""
-        return trial.run(self._worker, attempt)
+    def work(self, trial: Trial, attempt: str) -> tuple[Any, int]:
+        """What the trial gives, and the bytes that the worker says it worked on; comes after ready()."""
+        result = trial.run(self._worker, attempt)
+        return result, getattr(self._worker, "worked", 0)
 
 
 class _Running(NamedTuple):
@@ -127,7 +131,7 @@ class WorkPool:
         self._broken_in_a_row = 0
 
     def run(self, units: Sequence[Unit]) -> Iterator[Outcome]:
-        """Runs `units`; AssayError if no actor can start, or too much fails (max_failed, max_broken)."""
+        """Runs `units`; AssayError if no actor can start, Unfinished if too much fails (max_failed, max_broken)."""
         self._todo.extend(Trial(unit) for unit in units)
         failed: list[str] = []
         for _ in range(min(self._options.workers, len(units))):
@@ -180,7 +184,7 @@ class WorkPool:
     def _ended(self, ref: Any) -> Iterator[Outcome]:
         actor, trial, started, _ = self._running.pop(ref)
         try:
-            receipt = ray.get(ref)
+            receipt, worked = ray.get(ref)
         except RayActorError as e:
             preempted = isinstance(e, ActorDiedError) and e.preempted
             log.warning("a worker died on %s%s", trial, " (preempted)" if preempted else "")
@@ -204,11 +208,11 @@ class WorkPool:
             self._idle.append(actor)
             if trial.call != "rows":
                 self._broken_in_a_row = 0
-            yield from self._done(trial, receipt, time.monotonic() - started)
+            yield from self._done(trial, receipt, worked, time.monotonic() - started)
 
-    def _done(self, trial: Trial, receipt: Any, seconds: float) -> Iterator[Outcome]:
+    def _done(self, trial: Trial, receipt: Any, worked: int, seconds: float) -> Iterator[Outcome]:
         if trial.call == "process":
-            self._deadlines.done(trial.size, seconds)
+            self._deadlines.done(worked, seconds)
             self._suspects.pop(trial.unit.id, None)
             yield Outcome(trial.unit, receipt, "")
             return
@@ -272,8 +276,8 @@ class WorkPool:
             self._idle.append(actor)
 
 
-def _stopped(what: str, last: str) -> AssayError:
-    return AssayError(
+def _stopped(what: str, last: str) -> Unfinished:
+    return Unfinished(
         f"{what}, so the run was stopped; the last one: {last}",
         hint="what was committed is kept: mend the cause and run the same command again",
     )

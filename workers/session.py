@@ -1,12 +1,14 @@
-"""A Ray session that closes what it opened and never attaches to a cluster that nobody named."""
+"""A Ray session that closes what it opened, never attaches to a cluster that nobody named, and lets nobody else in."""
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, printable
 
 
 def cluster_address(address: str | None) -> str | None:
@@ -40,7 +42,9 @@ def ray_session(address: str | None, *, cpus: int = 1) -> Iterator[None]:
     # Without it Ray warns about a change of default that concerns tasks with num_gpus=0 only.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     local = target == "local"
-    if not local:
+    if local:
+        _guard()
+    else:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     # The object store carries receipts of a few kB, so a small one serves.
     own: dict[str, Any] = {}
@@ -54,13 +58,41 @@ def ray_session(address: str | None, *, cpus: int = 1) -> Iterator[None]:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         ray.init(address=target, namespace="assay", log_to_driver=False, logging_level=logging.WARNING, **own)
-    except (ConnectionError, RuntimeError, OSError, ValueError) as e:
+    except Exception as e:  # Ray raises bare Exceptions where a node doesn't start in time
+        ray.shutdown()
         raise AssayError(
-            f"can't start or reach Ray: {e}",
+            f"can't start or reach Ray: {printable(e, 600)}",
             where=target,
-            hint="`assay doctor` checks Ray; a cluster with token auth needs RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            hint="try again if the machine was overloaded; `assay doctor` checks Ray; a cluster with token auth needs "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token",
         ) from e
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _guard() -> None:
+    """Sees to it that a cluster of this machine asks for a token, and that only this user can read it.
+
+    Ray's ports answer on every interface, and whoever may talk to them may run code here.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token")  # where it isn't set, Ray itself asks for a token
+    if mode.lower() != "token":
+        raise AssayError(
+            "RAY_AUTH_MODE would open the workers to everyone who reaches this machine",
+            where=f"RAY_AUTH_MODE={mode}",
+            hint="unset it: a local cluster is then guarded by a token",
+        )
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        return
+    with os.fdopen(handle, "w") as out:
+        out.write(secrets.token_hex(32))

@@ -6,18 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError
 from assay.schemas.statistics import TOKENS, TagColumn
 from assay.schemas.tagger import FeatureWeight, Tagger
-from assay.workers.feature_table import LayerColumns, layer_columns
+from assay.workers.feature_hits import HitFinder
+from assay.workers.feature_table import RESIDUAL_MEAN, features_schema
+from assay.workers.tag_reasons import reasons
+from assay.workers.tag_rules import DenseRule, FeatureRule, Judged
 
 DOCUMENT_COLUMNS = ("row", "doc_id", "n_bytes", "n_tokens", "tokens_seen")
 _DECIDED_WITHIN = 0.02
-_REASONS = 3
 
 
 class TaggerSet:
@@ -38,7 +39,16 @@ class TaggerSet:
                 hint="a label tagger also writes {name}_p, and every tagger {name}_why: rename one of them",
             )
         self.taggers = tuple(taggers)
-        self._watched = frozenset(watched)
+        seen = frozenset(watched)
+        sparse = [t for t in self.taggers if t.rule != "dense"]
+        self._finder = HitFinder(
+            keys=((f.layer, f.feature) for t in sparse for f in t.features),
+            pooled=((f.layer, t.pooling) for t in sparse for f in t.features if t.pooling != "any"),
+            floors=(f.layer for t in sparse for f in t.features if (f.layer, f.feature) not in seen),
+        )
+        self._rules = {
+            t.name: DenseRule(t) if t.rule == "dense" else FeatureRule(t, self._finder.keys, seen) for t in self.taggers
+        }
 
     def fingerprint(self, features: str) -> str:
         """Names the tags that these taggers give on features with that fingerprint."""
@@ -49,157 +59,115 @@ class TaggerSet:
         """What the tags table holds, a tagger each."""
         return tuple(TagColumn(name=t.name, axis=t.axis, kind=t.kind) for t in self.taggers)
 
+    @property
+    def reads(self) -> list[str]:
+        """The columns of a features table that `apply` needs."""
+        dense = [RESIDUAL_MEAN.format(layer) for layer in sorted({d.layer for t in self.taggers for d in t.dense})]
+        return list(dict.fromkeys([*DOCUMENT_COLUMNS, *self._finder.columns, *dense]))
+
     def apply(self, features: pa.Table) -> pa.Table:
         """The tags of a features table's N documents, in its order.
 
         A tag is null (undecided) where features that the shard didn't keep could move a score by more than 0.02 or
-        change a label.
+        change a label. AssayError for a layer, or residuals, that the table doesn't hold.
         """
-        layers = sorted({f.layer for t in self.taggers for f in t.features})
+        self._require(features.column_names)
+        hits = self._finder.find(features)
+        columns = {name: features[name].combine_chunks() for name in DOCUMENT_COLUMNS}
+        for tagger in self.taggers:
+            rule = self._rules[tagger.name]
+            columns.update(_tag(tagger, rule.judge(features, hits), rule.names))
+        return pa.table(columns)
+
+    def empty(self) -> pa.Table:
+        """The tags of no documents."""
+        layers = {f.layer for t in self.taggers for f in t.features} | {d.layer for t in self.taggers for d in t.dense}
+        widths = {len(d.weights[0]) for t in self.taggers for d in t.dense}
+        return self.apply(features_schema(sorted(layers), max(widths, default=None)).empty_table())
+
+    def contributions(self, features: pa.Table) -> dict[str, list["Contribution"]]:
+        """Tagger -> what each part adds to the tag of the table's one document, largest effect first."""
+        self._require(features.column_names)
+        hits = self._finder.find(features)
+        result = {}
+        for tagger in self.taggers:
+            rule = self._rules[tagger.name]
+            judged = rule.judge(features, hits)
+            _, part, effect = judged.effects(_choose(tagger, judged).chosen_N)
+            if isinstance(rule, FeatureRule):
+                values = rule.values(hits).effect.tolist()
+                names = [(rule.features[p].layer, rule.features[p]) for p in part.tolist()]
+            else:
+                values, names = [None] * len(part), [(layer, None) for layer in rule.layers]
+            found = [Contribution(*name, v, e) for name, v, e in zip(names, values, effect.tolist(), strict=True)]
+            result[tagger.name] = sorted(found, key=lambda c: -abs(c.effect))
+        return result
+
+    def _require(self, columns: Sequence[str]) -> None:
         for tagger in self.taggers:
             for layer in sorted({f.layer for f in tagger.features}):
-                if f"l{layer}_ids" not in features.column_names:
+                if f"l{layer}_ids" not in columns:
                     raise AssayError(
                         f"tagger {tagger.name!r} reads layer {layer}, which these features don't have",
                         hint="its file was changed by hand: fit it again on this scope",
                     )
-        by_layer = {layer: layer_columns(features, layer) for layer in layers}
-        columns = {name: features[name].combine_chunks() for name in DOCUMENT_COLUMNS}
-        tokens_seen = features["tokens_seen"].to_numpy()
-        for tagger in self.taggers:
-            columns.update(self._tag(tagger, by_layer, tokens_seen))
-        return pa.table(columns)
-
-    def contributions(self, features: pa.Table) -> dict[str, list["Contribution"]]:
-        """Tagger -> what each stored feature adds to the tag of the table's one document, largest effect first."""
-        by_layer = {f.layer: layer_columns(features, f.layer) for t in self.taggers for f in t.features}
-        tags = self.apply(features)
-        result = {}
-        for tagger in self.taggers:
-            label = tags[tagger.name][0].as_py()
-            chosen = tagger.labels.index(label) if tagger.kind == "label" and label is not None else 0
-            stored = _stored(tagger, by_layer, features["tokens_seen"].to_numpy())
-            found = [
-                Contribution(tagger.features[i], float(v), float(v * tagger.features[i].weights[chosen]))
-                for i, v in zip(stored.feature.tolist(), stored.value.tolist(), strict=True)
-            ]
-            result[tagger.name] = sorted(found, key=lambda c: -abs(c.effect))
-        return result
-
-    def _tag(
-        self, tagger: Tagger, by_layer: dict[int, LayerColumns], tokens_seen: NDArray[np.int32]
-    ) -> dict[str, pa.Array]:
-        n = len(tokens_seen)
-        stored = _stored(tagger, by_layer, tokens_seen)
-        weights_FL = np.array([f.weights for f in tagger.features])
-        logits_NL = np.array(tagger.bias) + np.column_stack(
-            [
-                np.bincount(stored.document, stored.value * weights_FL[stored.feature, label], minlength=n)
-                for label in range(weights_FL.shape[1])
-            ]
-        )
-        low_NL, high_NL = self._bounds(tagger, by_layer, tokens_seen, stored, weights_FL, logits_NL)
-        if tagger.kind == "score":
-            chosen = np.zeros(n, np.int64)
-            score = _sigmoid((low_NL[:, 0] + high_NL[:, 0]) / 2)
-            decided = _sigmoid(high_NL[:, 0]) - _sigmoid(low_NL[:, 0]) <= _DECIDED_WITHIN
-            columns = {tagger.name: pa.array(score.astype(np.float32), mask=~decided)}
-        else:
-            shares_NL = _softmax((low_NL + high_NL) / 2)
-            chosen = shares_NL.argmax(1)
-            rivals = high_NL.copy()
-            rivals[np.arange(n), chosen] = -np.inf
-            exact = (high_NL == low_NL).all(1)
-            decided = exact | (low_NL[np.arange(n), chosen] > rivals.max(1))
-            labels = pa.array(tagger.labels, pa.string()).take(pa.array(chosen, mask=~decided))
-            share = shares_NL[np.arange(n), chosen].astype(np.float32)
-            columns = {tagger.name: labels, f"{tagger.name}_p": pa.array(share, mask=~decided)}
-        columns[f"{tagger.name}_why"] = _reasons(tagger, stored, weights_FL, chosen)
-        return columns
-
-    def _bounds(
-        self,
-        tagger: Tagger,
-        by_layer: dict[int, LayerColumns],
-        tokens_seen: NDArray[np.int32],
-        stored: "_Stored",
-        weights_FL: NDArray[np.float64],
-        logits_NL: NDArray[np.float64],
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lowest and highest logits that the features below each document's floor allow."""
-        low, high = logits_NL.copy(), logits_NL.copy()
-        n = len(tokens_seen)
-        for index, feature in enumerate(tagger.features):
-            if (feature.layer, feature.feature) in self._watched:
-                continue
-            floor = by_layer[feature.layer].floor
-            open_N = floor > 0
-            open_N[stored.document[stored.feature == index]] = False
-            if not open_N.any():
-                continue
-            largest = {"any": np.ones(n), "count": tokens_seen.astype(float)}.get(tagger.pooling, floor.astype(float))
-            most_N = np.where(open_N, _shape(largest, feature.scale, tagger.sqrt), 0.0)
-            low += most_N[:, None] * np.minimum(weights_FL[index], 0)
-            high += most_N[:, None] * np.maximum(weights_FL[index], 0)
-        return low, high
+            if any(RESIDUAL_MEAN.format(d.layer) not in columns for d in tagger.dense):
+                raise no_residuals(tagger)
 
 
 class Contribution(NamedTuple):
-    """One feature's part in one document's tag."""
+    """One part of a document's tag: a feature's, or in a dense probe a layer's."""
 
-    feature: FeatureWeight
-    value: float
-    """pooled, scaled to [0, 1]"""
+    layer: int
+    feature: FeatureWeight | None
+    """None in a dense probe"""
+    value: float | None
+    """pooled, scaled to [0, 1]; None in a dense probe"""
     effect: float
-    """value times weight: what it adds to the logit"""
+    """what it adds to the output: value times weight"""
 
 
-class _Stored(NamedTuple):
-    """The tagger's features that documents have: entry e is feature `feature[e]` (an index in the tagger's list)."""
+class _Choice(NamedTuple):
+    """What each document's tag would be, and whether it is decided; `share_N` is the score, or the label's share."""
 
-    document: NDArray[np.int64]
-    feature: NDArray[np.int64]
-    value: NDArray[np.float64]
-
-
-def _stored(tagger: Tagger, by_layer: dict[int, LayerColumns], tokens_seen: NDArray[np.int32]) -> _Stored:
-    parts = []
-    for layer in sorted({f.layer for f in tagger.features}):
-        columns = by_layer[layer]
-        mine = [(index, f) for index, f in enumerate(tagger.features) if f.layer == layer]
-        lookup = np.full(max(int(columns.ids.max(initial=0)), *(f.feature for _, f in mine)) + 1, -1)
-        lookup[[f.feature for _, f in mine]] = [index for index, _ in mine]
-        index_E = lookup[columns.ids]
-        has = index_E >= 0
-        index = index_E[has]
-        scale = np.array([f.scale for f in tagger.features])[index]
-        if tagger.pooling == "any":
-            pooled = np.ones(len(index))
-        else:
-            pooled = getattr(columns, tagger.pooling)[has].astype(np.float64)
-        parts.append((columns.document[has], index, _shape(pooled, scale, tagger.sqrt)))
-    document, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _Stored(document, feature, value)
+    chosen_N: NDArray[np.intp]
+    share_N: NDArray[np.float64]
+    decided_N: NDArray[np.bool_]
 
 
-def _shape(pooled: NDArray, scale: NDArray | float, sqrt: bool) -> NDArray[np.float64]:
-    value = np.minimum(pooled / scale, 1.0)
-    return np.sqrt(value) if sqrt else value
+def no_residuals(tagger: Tagger) -> AssayError:
+    """The error for a dense probe on features that were stored without residuals."""
+    return AssayError(
+        f"tagger {tagger.name!r} is a dense probe, and these features were stored without residuals",
+        hint="set `residuals: true` in the scope's file and tag with it: the model runs again, once",
+    )
 
 
-def _reasons(tagger: Tagger, stored: _Stored, weights_FL: NDArray, chosen_N: NDArray[np.int64]) -> pa.Array:
-    """For each document the features that weighed most for its tag: "layer:feature=weight ...", largest first."""
-    n = len(chosen_N)
-    effect = np.round(stored.value * weights_FL[stored.feature, chosen_N[stored.document]], 2) + 0.0
-    order = np.lexsort((stored.feature, -np.abs(effect), stored.document))
-    order = order[effect[order] != 0]
-    document = stored.document[order]
-    rank = np.arange(len(order)) - np.searchsorted(document, np.arange(n))[document]
-    order = order[rank < _REASONS]
-    names = pa.array([_name(f) for f in tagger.features], pa.string()).take(pa.array(stored.feature[order]))
-    parts = pc.binary_join_element_wise(names, pc.cast(pa.array(effect[order]), pa.string()), "=")
-    offsets = np.searchsorted(stored.document[order], np.arange(n + 1)).astype(np.int32)
-    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), parts), " ")
+def _choose(tagger: Tagger, judged: Judged) -> _Choice:
+    low_NL, high_NL, n = judged.low_NL, judged.high_NL, np.arange(len(judged.low_NL))
+    middle_NL = (low_NL + high_NL) / 2
+    if tagger.kind == "score":
+        link = _clip if tagger.link == "identity" or tagger.rule == "any_of" else _sigmoid
+        low_N, middle_N, high_N = (link(column[:, 0]) for column in (low_NL, middle_NL, high_NL))
+        return _Choice(np.zeros(len(n), np.intp), middle_N, high_N - low_N <= _DECIDED_WITHIN)
+    shares_NL = _softmax(middle_NL)
+    chosen_N = shares_NL.argmax(1)
+    rivals_NL = high_NL.copy()
+    rivals_NL[n, chosen_N] = -np.inf
+    exact_N = (high_NL == low_NL).all(1)
+    return _Choice(chosen_N, shares_NL[n, chosen_N], exact_N | (low_NL[n, chosen_N] > rivals_NL.max(1)))
+
+
+def _tag(tagger: Tagger, judged: Judged, names: Sequence[str]) -> dict[str, pa.Array]:
+    choice = _choose(tagger, judged)
+    share = pa.array(choice.share_N.astype(np.float32), mask=~choice.decided_N)
+    if tagger.kind == "score":
+        columns = {tagger.name: share}
+    else:
+        labels = pa.array(tagger.labels, pa.string()).take(pa.array(choice.chosen_N, mask=~choice.decided_N))
+        columns = {tagger.name: labels, f"{tagger.name}_p": share}
+    columns[f"{tagger.name}_why"] = reasons(judged.effects(choice.chosen_N), names, len(choice.share_N))
+    return columns
 
 
 def _column_names(tagger: Tagger) -> list[str]:
@@ -207,14 +175,14 @@ def _column_names(tagger: Tagger) -> list[str]:
     return [tagger.name, *share, f"{tagger.name}_why"]
 
 
-def _name(feature: FeatureWeight) -> str:
-    return f"{feature.layer}:{feature.feature}"
+def _clip(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.clip(x, 0.0, 1.0)
 
 
-def _sigmoid(x: NDArray) -> NDArray:
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-x))
 
 
-def _softmax(x_NL: NDArray) -> NDArray:
+def _softmax(x_NL: NDArray[np.float64]) -> NDArray[np.float64]:
     shifted = np.exp(x_NL - x_NL.max(1, keepdims=True))
     return shifted / shifted.sum(1, keepdims=True)

@@ -1,12 +1,10 @@
 """Tags a shard exactly once: read, features, tags and statistics, each object put once, the commit last."""
 
-import json
 import os
-import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,11 +13,11 @@ from assay.sae_runtime.runtime import ChunkFeatures, Runtime
 from assay.schemas.base import canonical_json
 from assay.schemas.corpus import ReadOptions, Shard
 from assay.schemas.scope import Scope
-from assay.schemas.statistics import merge, shard_statistics
-from assay.schemas.store import ShardCommit, StoredObject, features_prefix, tags_prefix
+from assay.schemas.store import ShardCommit, features_prefix
 from assay.schemas.tagger import Tagger
 from assay.workers.corpora.reading import BadRecord, BadShard, ColumnTypes, Cursors, Document, read_documents
-from assay.workers.feature_table import ParquetBuffer, features_schema, features_table, iter_parquet, parquet_bytes
+from assay.workers.feature_table import ParquetBuffer, features_schema, features_table
+from assay.workers.shard_tags import ShardTags, TagWriter
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
@@ -53,33 +51,33 @@ class ShardTagger:
         self.features_fingerprint = self._runtime.features_fingerprint
         self.tagset = self._taggers.fingerprint(self.features_fingerprint)
         self._features_prefix = features_prefix(self.features_fingerprint)
-        self._tags_prefix = tags_prefix(self.tagset)
         self._feature_log = CommitLog(self._store, self._features_prefix)
-        self._tag_log = CommitLog(self._store, self._tags_prefix)
+        self._writer = TagWriter(self._store, self._taggers, self.tagset)
         self._cursors = Cursors()
-        self._worker = f"{socket.gethostname()}:{os.getpid()}"
+        self.worked = 0
+        """bytes of text that the model saw for the last shard"""
 
     def process(self, shard: Shard, attempt: str, skip: tuple[BadRecord, ...] = ()) -> ShardCommit:
         """Tags `shard` unless its commit exists; returns the commit that counts.
 
         The rows of `skip` are known to break a worker: they are quarantined as it says, and the model never sees them.
         """
-        done = self._tag_log.find(shard.id)
+        self.worked = 0
+        done = self._writer.log.find(shard.id)
         if done is not None:
             return done
         started = time.monotonic()
         features = self._feature_log.find(shard.id)
         if features is not None:
-            return self._commit_tags(features, self._stored_features(features), attempt, started)
-        tags = _Tags(self._taggers)
+            return self._writer.from_features(features, attempt, started)
+        tags = self._writer.new()
         try:
             features = self._write_features(shard, skip, tags, attempt, started)
         except BadShard as e:
             features = self._commit_unreadable(shard, str(e), attempt)
-            return self._commit_tags(features, [], attempt, started)
         if features.attempt != attempt:
-            return self._commit_tags(features, self._stored_features(features), attempt, started)
-        return self._put_tags(features, tags, attempt, started)
+            return self._writer.from_features(features, attempt, started)
+        return self._writer.put(features, tags, attempt, started)
 
     def rows(self, shard: Shard) -> tuple[int, int]:
         """The first row with a document and the row after the last one; equal where there is none.
@@ -104,7 +102,7 @@ class ShardTagger:
             self._taggers.apply(reader.table(features))
 
     def _write_features(
-        self, shard: Shard, skip: tuple[BadRecord, ...], tags: "_Tags", attempt: str, started: float
+        self, shard: Shard, skip: tuple[BadRecord, ...], tags: ShardTags, attempt: str, started: float
     ) -> ShardCommit:
         """Reads and encodes the shard, feeding each chunk's table to `tags`, and commits the features."""
         reader = _ChunkReader(shard, self._job.options, self._cursors, skip=skip)
@@ -114,8 +112,9 @@ class ShardTagger:
         for features in self._runtime.stream(reader.texts()):
             table = reader.table(features)
             buffer.write(table)
-            tags.add(table)
+            tags.add(self._taggers.apply(table))
             tokens += int(features.n_tokens.sum())
+        self.worked = reader.bytes
         prefix, store = self._features_prefix, self._store
         objects = {
             "features": store.create_named(
@@ -139,9 +138,9 @@ class ShardTagger:
             objects=objects,
             seconds=round(time.monotonic() - started, 3),
             attempt=attempt,
-            worker=self._worker,
+            worker=self._writer.worker,
         )
-        return self._settle(self._feature_log, commit)
+        return self._settle(commit)
 
     def _commit_unreadable(self, shard: Shard, reason: str, attempt: str) -> ShardCommit:
         commit = ShardCommit(
@@ -152,47 +151,12 @@ class ShardTagger:
             unreadable=reason,
             objects={},
             attempt=attempt,
-            worker=self._worker,
+            worker=self._writer.worker,
         )
-        return self._settle(self._feature_log, commit)
+        return self._settle(commit)
 
-    def _settle(self, log: CommitLog, commit: ShardCommit) -> ShardCommit:
-        return commit if log.commit(commit) else log.read(commit.shard)
-
-    def _stored_features(self, features: ShardCommit) -> Iterator[pa.Table]:
-        stored = features.objects.get("features")
-        if stored is not None:
-            yield from iter_parquet(pa.BufferReader(self._store.read_verified(stored)))
-
-    def _commit_tags(
-        self, features: ShardCommit, tables: Iterable[pa.Table], attempt: str, started: float
-    ) -> ShardCommit:
-        tags = _Tags(self._taggers)
-        for table in tables:
-            tags.add(table)
-        return self._put_tags(features, tags, attempt, started)
-
-    def _put_tags(self, features: ShardCommit, tags: "_Tags", attempt: str, started: float) -> ShardCommit:
-        objects = dict(features.objects)
-        if not features.unreadable:
-            objects |= self._put_tag_objects(features.shard, tags, attempt)
-        changes = {
-            "fingerprint": self.tagset,
-            "objects": objects,
-            "undecided": tags.undecided,
-            "attempt": attempt,
-            "seconds": round(time.monotonic() - started, 3),
-            "worker": self._worker,
-        }
-        return self._settle(self._tag_log, features.model_copy(update=changes))
-
-    def _put_tag_objects(self, shard: str, tags: "_Tags", attempt: str) -> dict[str, StoredObject]:
-        prefix, store = self._tags_prefix, self._store
-        table, statistics = tags.parquet(), tags.statistics()
-        return {
-            "tags": store.create_named(f"{prefix}/data", shard, ".parquet", *table, attempt=attempt),
-            "statistics": store.create_named(f"{prefix}/statistics", shard, ".parquet", *statistics, attempt=attempt),
-        }
+    def _settle(self, commit: ShardCommit) -> ShardCommit:
+        return commit if self._feature_log.commit(commit) else self._feature_log.read(commit.shard)
 
 
 class _ChunkReader:
@@ -203,6 +167,7 @@ class _ChunkReader:
     ) -> None:
         """Documents of `skip` become its bad records; those before row `first` are left out."""
         self.bad: list[BadRecord] = []
+        self.bytes = 0
         self._skip = {record.row: record for record in skip}
         self._first = first
         self.columns = ColumnTypes()
@@ -229,51 +194,10 @@ class _ChunkReader:
             yield self._hand_out(chunk, sizes)
 
     def _hand_out(self, chunk: Sequence[Document], sizes: list[int]) -> list[str]:
+        self.bytes += sum(sizes)
         self._waiting.append(([d.row for d in chunk], [d.id for d in chunk], sizes))
         return [d.text for d in chunk]
 
     def table(self, features: ChunkFeatures) -> pa.Table:
         """The features table of the oldest chunk handed out."""
         return features_table(*self._waiting.pop(0), features)
-
-
-class _Tags:
-    """A shard's tags and statistics as they grow."""
-
-    def __init__(self, taggers: TaggerSet) -> None:
-        self._taggers = taggers
-        self._buffer: ParquetBuffer | None = None
-        self._statistics: list[pa.Table] = []
-        self._nulls: Counter[str] = Counter()
-
-    def add(self, features: pa.Table) -> None:
-        tags = self._taggers.apply(features)
-        self._buffer = self._buffer or ParquetBuffer(tags.schema)
-        self._buffer.write(tags)
-        self._statistics.append(shard_statistics(tags, self._taggers.columns))
-        self._nulls.update({c.name: tags[c.name].null_count for c in self._taggers.columns})
-
-    @property
-    def undecided(self) -> dict[str, int]:
-        """Tagger -> documents that it could not decide, where there are any."""
-        return {name: n for name, n in sorted(self._nulls.items()) if n}
-
-    def parquet(self) -> tuple[bytes, int]:
-        """The tags as Parquet, and their number."""
-        if self._buffer is None:
-            self.add(features_schema(self._layers()).empty_table())
-        assert self._buffer is not None  # noqa: S101 - add() made it
-        return self._buffer.finish(), self._buffer.rows
-
-    def statistics(self) -> tuple[bytes, int]:
-        """The merged statistics as Parquet, and their number of rows."""
-        table = merge(self._statistics)
-        return parquet_bytes(table), table.num_rows
-
-    def _layers(self) -> list[int]:
-        return sorted({f.layer for t in self._taggers.taggers for f in t.features})
-
-
-def write_identity(store: ObjectStore, key: str, value: object, attempt: str) -> None:
-    """Leaves a readable record of what a fingerprint stands for; the first writer's stays."""
-    store.create(key, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), attempt=attempt)

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from assay.flows.labelled import AXES, Labelled
 from assay.flows.scopes import load_scope
 from assay.sae_runtime.runtime import Runtime
+from assay.taggers.examples import Example
 from benchmarks.embedded.features import LabelledFeatures, choose, describe
 from benchmarks.embedded.page import PAGE, RESULTS, write_page
 from benchmarks.embedded.probes import compare
 from benchmarks.embedded.representations import LENGTH, Pooled, Sae, pool, random_control, shortened
-from benchmarks.embedded.tasks import sample, tasks
+from benchmarks.embedded.tasks import labelled, sample, tasks
 
 log = logging.getLogger("benchmarks.embedded")
 
@@ -39,7 +39,7 @@ def measure(data: Path, work: Path, limit: int) -> dict[str, Any]:
         saes[layer] = Sae(weights["W_enc"].float(), weights["b_enc"].float())
     control, control_saes = random_control(work / "random", layers, runtime.backbone.vocab_size)
 
-    def run(rows: Sequence[Labelled], *, with_control: bool) -> tuple[list[str], Pooled, Pooled | None]:
+    def run(rows: Sequence[Example], *, with_control: bool) -> tuple[list[str], Pooled, Pooled | None]:
         texts = shortened(runtime.tokenizer, [row.text for row in rows])
         trained = pool(runtime.backbone, runtime.tokenizer, texts, saes)
         return texts, trained, pool(control, runtime.tokenizer, texts, control_saes) if with_control else None
@@ -55,7 +55,7 @@ def measure(data: Path, work: Path, limit: int) -> dict[str, Any]:
         figures[task.name] = {"title": task.title, "texts": counts, "ways": compare(task, texts, trained, random)}
         for way, row in figures[task.name]["ways"].items():
             log.info("%s, %s: %s", task.name, way, row)
-    rows = sample(AXES["language"](data), limit)
+    rows = sample(labelled("language", data), limit)
     texts, trained, _ = run(rows, with_control=False)
     kinds.append(LabelledFeatures("language", rows, texts, trained.max))
     lines = (files("assay.flows") / "demo_documents.jsonl").read_text("utf-8").splitlines()

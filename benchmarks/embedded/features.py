@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from assay.flows.labelled import Labelled
 from assay.sae_runtime.runtime import Runtime
+from assay.taggers.examples import Example
 
 QUOTAS = {"topic": 5, "language": 4, "tweets": 1, "sentences": 1, "reading level": 1}
 """How many features of each kind of label are shown."""
@@ -24,7 +24,7 @@ class LabelledFeatures(NamedTuple):
     """One kind of label: the texts and which features fired on them."""
 
     name: str
-    rows: list[Labelled]
+    rows: list[Example]
     texts: list[str]
     max: sparse.csr_matrix
 

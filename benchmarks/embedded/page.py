@@ -150,16 +150,16 @@ def _within(results: Record) -> str:
 def _taggers(taggers: list[Record]) -> str:
     rows = []
     for tagger in taggers:
-        ours, rival = tagger["evidence"]["held_out"], tagger["evidence"]["baselines"]["tfidf_logistic"]
+        ours, rival = tagger["evidence"]["test"], tagger["evidence"]["baselines"]["tfidf_logistic"]
         key, measure = ("macro_f1", "macro-F1") if "macro_f1" in ours else ("auroc", "AUROC")
         rows.append(
             [
                 f"`{tagger['name']}`",
                 measure,
-                f"{ours[key]:.3f} ({ours[key + '_low']:.3f} to {ours[key + '_high']:.3f})",
-                f"{rival[key]:.3f}",
+                f"{ours[key]['value']:.3f} ({ours[key]['low']:.3f} to {ours[key]['high']:.3f})",
+                f"{rival[key]['value']:.3f}",
                 str(len(tagger["features"])),
-                f"{ours['n']:,}",
+                f"{tagger['fitted_on']['documents']['test']:,}",
             ]
         )
     return f"""## The default taggers

@@ -11,7 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
-from assay.flows.fit import best_threshold, label_figures, score_figures
+from assay.schemas.evidence import Figures
+from assay.taggers.figures import best_threshold, draw, label_figures, score_figures
 from benchmarks.embedded.representations import Pooled
 from benchmarks.embedded.tasks import Task
 
@@ -78,10 +79,15 @@ def _best(candidates: list[tuple[str, Matrix]], labels: NDArray, splits: NDArray
 def _figures(probe: Probe, labels: NDArray, splits: NDArray, task: Task) -> dict[str, Any]:
     held, test = splits == "validation", splits == "test"
     chosen = {"setting": probe.setting, "validation": round(probe.value, 4)}
+    draws_BN = draw(np.arange(int(test.sum())))
     if not task.positive:
-        return label_figures(labels[test], probe.model.predict(probe.x[test])) | chosen
+        classes, truth_N = np.unique(labels[test], return_inverse=True)
+        places = {label: place for place, label in enumerate(classes)}
+        said_N = np.array([places.get(label, -1) for label in probe.model.predict(probe.x[test])])
+        return _flat(label_figures(truth_N, said_N, draws_BN), len(truth_N)) | chosen
     truth, score = labels == task.positive, _score(probe.model, probe.x, task)
-    figures: dict[str, Any] = score_figures(truth[test], score[test], best_threshold(truth[held], score[held]))
+    threshold = best_threshold(truth[held], score[held])
+    figures = _flat(score_figures(truth[test], score[test], threshold, draws_BN), int(test.sum()))
     sources = np.array([row.source for row in task.rows])
     within = {
         source: round(float(roc_auc_score(truth[chosen_N], score[chosen_N])), 4)
@@ -90,6 +96,14 @@ def _figures(probe: Probe, labels: NDArray, splits: NDArray, task: Task) -> dict
         for chosen_N in [test & (sources == source)]
     }
     return figures | chosen | ({"auroc_within": within} if within else {})
+
+
+def _flat(figures: Figures, n: int) -> dict[str, Any]:
+    """The figures as the page keeps them: value, low and high of each, and the number of texts."""
+    flat: dict[str, Any] = {}
+    for name, figure in figures.items():
+        flat |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    return flat | {"n": n}
 
 
 def _score(model: LogisticRegression, x: Matrix, task: Task) -> NDArray[np.float64]:

@@ -3,9 +3,20 @@
 import os
 import sys
 
-from assay.flows.cli import audit, check, compare, datasets, dedup, look, run  # noqa: F401 - adds the commands
+from assay.flows.cli import (  # noqa: F401 - adds the commands
+    audit,
+    check,
+    compare,
+    datasets,
+    dedup,
+    look,
+    run,
+    store,
+    taggers,
+    tagging,
+)
 from assay.flows.cli.console import FINDINGS, INTERRUPTED, OK, USAGE, app, message
-from assay.schemas.errors import AssayError
+from assay.schemas.errors import AssayError, Unfinished
 
 __all__ = ["FINDINGS", "INTERRUPTED", "OK", "USAGE", "app", "main"]
 
@@ -18,7 +29,7 @@ def main() -> None:
         if os.environ.get("ASSAY_DEBUG"):
             raise
         message(f"error: {e}")
-        code = USAGE
+        code = FINDINGS if isinstance(e, Unfinished) else USAGE
     except KeyboardInterrupt:
         message("interrupted; what is committed is kept, and the same command continues")
         code = INTERRUPTED

@@ -23,8 +23,8 @@ app = App(
     document quality, safety, domain and language tags read off SAE features, `assay curate` filters by them, and
     `assay report` shows what is in the corpus. CORPUS and STORE are local paths or URIs such as s3://bucket/prefix.
 
-    Exit codes: 0 done, 1 done with findings (something was unreadable or failed a check), 2 wrong usage or input,
-    130 interrupted. Every run can be interrupted and continued with the same command.
+    Exit codes: 0 done, 1 done with findings (something was unreadable, given up, or failed a check), 2 wrong usage or
+    input, 130 interrupted. Every run can be interrupted and continued with the same command.
     """,
 )
 

@@ -1,7 +1,8 @@
 """Commands that look at what is there: status, report, explain."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -19,10 +20,15 @@ from assay.flows.cli.console import (
     stdout,
 )
 
+if TYPE_CHECKING:
+    from assay.flows.status import RunStatus
+
+_SHOWN = 20
+
 
 @app.command(group=LOOK)
 def status(store: Store, *, json: AsJson = False) -> int:
-    """Show how far each run of a store is. Exits with 1 while one is unfinished or has unreadable shards."""
+    """Show how far each run of a store is, and what it could not do. Exits with 1 while one has such findings."""
     import json as json_module
 
     from assay.flows.status import store_status
@@ -32,21 +38,21 @@ def status(store: Store, *, json: AsJson = False) -> int:
         print_lines([json_module.dumps([r.model_dump() for r in runs], indent=1)])
     else:
         print_table(
-            ["run", "corpus", "shards", "state", "rows in", "kept", "quarantined", "tokens"],
+            ["run", "corpus", "shards", "state", "rows in", "kept", "quarantined", "tokens", "undecided"],
             [
                 [
                     r.run,
                     r.corpus,
                     f"{r.shards_done:,}/{r.shards:,}",
-                    _state(r.finished, r.unreadable_shards),
+                    _state(r),
                     *(f"{n:,}" if r.finished else "–" for n in (r.rows_in, r.rows_kept, r.rows_quarantined, r.tokens)),
+                    ", ".join(f"{name} {n:,}" for name, n in r.undecided.items()),
                 ]
                 for r in runs
             ],
         )
-        if not all(r.finished for r in runs):
-            print_lines(["unfinished: run the same `assay tag` again, and it does what is missing"])
-    return OK if all(r.finished and not r.unreadable_shards for r in runs) else FINDINGS
+        print_lines(list(_trouble_lines(store, runs)))
+    return OK if all(r.retried_by or (r.finished and not r.troubles) for r in runs) else FINDINGS
 
 
 @app.command(group=LOOK)
@@ -81,21 +87,44 @@ def explain(
     run: Run = None,
     device: Annotated[str | None, Parameter(help="cpu or cuda")] = None,
     json: AsJson = False,
+    dolma: Annotated[bool, Parameter(negative="", help="print lines of a Dolma attributes file")] = False,
 ) -> int:
     """Show why a document got its tags: features, weights, and the places in the text where they fired."""
     import json as json_module
 
-    from assay.flows import explain as explanations
+    from assay.flows import explanation as view
+    from assay.flows.explain import explain as explanations
 
-    for explanation in explanations.explain(store, doc_id, run=run, device=device):
-        if json:
+    for explanation in explanations(store, doc_id, run=run, device=device):
+        if dolma:
+            print_lines([json_module.dumps(view.as_dolma(explanation))])
+        elif json:
             print_lines([json_module.dumps(explanation.model_dump(mode="json"), indent=1)])
         else:
-            stdout().print(explanations.as_renderable(explanation))
+            stdout().print(view.as_renderable(explanation))
     return OK
 
 
-def _state(finished: bool, unreadable: int) -> str:
-    if not finished:
+def _state(run: "RunStatus") -> str:
+    if run.retried_by:
+        return f"retried by {run.retried_by}"
+    if not run.finished:
         return "unfinished"
-    return f"finished, {unreadable} unreadable" if unreadable else "finished"
+    return f"finished, {run.unreadable_shards} unreadable" if run.unreadable_shards else "finished"
+
+
+def _trouble_lines(store: str, runs: "list[RunStatus]") -> Iterator[str]:
+    """What the runs could not do and what to do about it."""
+    for run in runs:
+        if run.retried_by or (run.finished and not run.troubles):
+            continue
+        yield f"run {run.run}:"
+        for trouble in run.troubles[:_SHOWN]:
+            yield f"  {trouble.kind}: {trouble.uri}, row {trouble.row}: {trouble.what}"
+        if len(run.troubles) > _SHOWN:
+            yield f"  and {len(run.troubles) - _SHOWN} more: --json lists up to 100 of a kind"
+        if not run.finished:
+            yield "  unfinished: the same `assay tag` again does what is missing, or"
+        kinds = {trouble.kind for trouble in run.troubles}
+        flag = " --quarantined" if kinds == {"quarantined"} else ""
+        yield f"  next: assay retry {store} --run {run.run}{flag}"

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from assay.flows.cli.console import FINDINGS, OK, START, app, print_lines
 from assay.schemas.parameters import TagOptions, TrainSaeParameters
+from assay.schemas.store import TagManifest
 
 
 @app.command(group=START)
@@ -48,7 +49,17 @@ def tag(
 
     report = run_flow(tag_corpus, TagParameters(corpus=corpus, **options.model_dump()))
     print_lines([*summary_lines(report), f"next: assay report {options.store}"])
-    return FINDINGS if report.manifest and report.manifest.unreadable_shards else OK
+    return findings(report.manifest)
+
+
+def findings(manifest: TagManifest | None) -> int:
+    """The exit code of a tagging: 1 if a shard was unreadable or a document broke its worker."""
+    from assay.workers.corpora.records import WORKER_REASONS
+
+    if manifest is None:
+        return OK
+    broke = any(reason in manifest.quarantine_reasons for reason in WORKER_REASONS)
+    return FINDINGS if broke or manifest.unreadable_shards else OK
 
 
 @app.command(group=START)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from assay.flows.labelled import Labelled, Split
+from assay.taggers.examples import Example, Split
 from benchmarks.embedded.features import LabelledFeatures, choose
 from benchmarks.embedded.page import PAGE, PLOT, RESULTS, default_taggers, render, training_record
 
@@ -43,7 +43,7 @@ def kind(name: str, fired: dict[tuple[str, Split], list[list[int]]]) -> Labelled
     rows, values = [], []
     for (label, split), texts in fired.items():
         for features in texts:
-            rows.append(Labelled(str(len(rows)), "", label, split, ""))
+            rows.append(Example(str(len(rows)), "", label, "", split=split))
             values.append([1.0 if feature in features else 0.0 for feature in range(4)])
     return LabelledFeatures(name, rows, [""] * len(rows), sparse.csr_matrix(np.array(values)))
 

@@ -16,7 +16,7 @@ def figure(value: float, half: float = 0.02) -> Figure:
 
 def scored(
     rival: float = 0.941, tokens: Sequence[str] = TOKENS, names: Sequence[str] = ("tfidf_logistic", "length")
-) -> tuple[Tagger, Evidence]:
+) -> Tagger:
     """A score tagger; its best baseline has the AUROC `rival` against its own 0.905."""
     draw = random.Random(1)
     features = tuple(
@@ -53,7 +53,14 @@ def scored(
                      ("181 to 9,310 tokens", 0.951))
     ]  # fmt: skip
     candidates = [
-        Candidate(layers=(layer,), features=k, pooling="any", detail="top K by Δ", validation=round(v - layer / 50, 4))
+        Candidate(
+            rule="any_of",
+            layers=(layer,),
+            features=k,
+            pooling="any",
+            detail=f"K = {k}",
+            validation=round(v - layer / 50, 4),
+        )
         for layer in (1, 2)
         for k, v in ((1, 0.74), (2, 0.78), (4, 0.77), (8, 0.72), (16, 0.66), (32, 0.58))
     ]
@@ -83,10 +90,10 @@ def scored(
         ),
         candidates=tuple(candidates),
     )  # fmt: skip
-    return tagger, evidence
+    return tagger.model_copy(update={"evidence": evidence})
 
 
-def labelled() -> tuple[Tagger, Evidence]:
+def labelled() -> Tagger:
     """A label tagger of three labels that beats its one baseline."""
     features = tuple(
         FeatureWeight(layer=2, feature=i, scale=1.0, weights=(i / 10, -0.2, 0.05), tokens=("def", "return"))
@@ -104,4 +111,4 @@ def labelled() -> tuple[Tagger, Evidence]:
         baselines={"tfidf_logistic": {"macro_f1": figure(0.64), "accuracy": figure(0.66)}},
         slices=(Slice(dimension="length", value="1 to 80 tokens", documents=90, figures={"macro_f1": figure(0.6)}),),
     )  # fmt: skip
-    return tagger, evidence
+    return tagger.model_copy(update={"evidence": evidence})

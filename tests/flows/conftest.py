@@ -1,6 +1,7 @@
 """A scope small enough to tag a corpus in seconds, and one tagged corpus that the tests share."""
 
 import random
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from ruamel.yaml import YAML
 from assay.flows.cli import main
 from assay.flows.engine import run_flow
 from assay.flows.scopes import load_scope
-from assay.flows.tag import TagReport, tag_corpus
+from assay.flows.tag import TagReport, plan_shards, seal_run, tag_corpus, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.parameters import TagParameters
-from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger
+from assay.schemas.store import TagManifest
+from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger, load_taggers
 from assay.workers.session import ray_session
+from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes
 from tests.flows.corpora import Corpus, document, write_corpus
 
@@ -31,6 +34,19 @@ class Tagged(NamedTuple):
     store: Path
     scope: Path
     report: TagReport
+
+    def parameters(self, **changes: object) -> TagParameters:
+        """The parameters of the run, but for `changes`."""
+        return tag_parameters(self.corpus.path, self.store, self.scope, **changes)
+
+
+class TaggedHere(NamedTuple):
+    """A finished run that no Ray took part in."""
+
+    corpus: Corpus
+    store: Path
+    scope: Path
+    manifest: TagManifest
 
     def parameters(self, **changes: object) -> TagParameters:
         """The parameters of the run, but for `changes`."""
@@ -125,6 +141,54 @@ def tagged(tmp_path_factory: pytest.TempPathFactory, tiny_scope: Path, corpus: C
     store = tmp_path_factory.mktemp("tagged") / "store"
     report = run_flow(tag_corpus, tag_parameters(corpus.path, store, tiny_scope))
     return Tagged(corpus, store, tiny_scope, report)
+
+
+def tag_here(parameters: TagParameters) -> TagManifest:
+    """Tags in this process, without Ray: the same objects as the flow writes."""
+    plan = plan_shards.fn(parameters)
+    tagger = ShardTagger(tag_job(plan))
+    for number, shard in enumerate(plan.corpus.shards):
+        tagger.process(shard, f"here-{number}")
+    return seal_run.fn(plan)
+
+
+@pytest.fixture(scope="session")
+def tagged_here(tmp_path_factory: pytest.TempPathFactory, tiny_scope: Path, corpus: Corpus) -> TaggedHere:
+    """The shared corpus, tagged in this process; the tests only read it."""
+    store = tmp_path_factory.mktemp("tagged-here") / "store"
+    return TaggedHere(corpus, store, tiny_scope, tag_here(tag_parameters(corpus.path, store, tiny_scope)))
+
+
+@pytest.fixture
+def store(tagged_here: TaggedHere, tmp_path: Path) -> Path:
+    """A copy of that store, to write to."""
+    return Path(shutil.copytree(tagged_here.store, tmp_path / "store"))
+
+
+@pytest.fixture(scope="session")
+def new_taggers(tiny_scope: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three taggers that the run doesn't have: on watched features, and two that need others too.
+
+    Of the latter two each leaves some documents undecided and decides others.
+    """
+    folder = tmp_path_factory.mktemp("new-taggers")
+    default = {t.name: t for t in load_taggers(tiny_scope.parent / "taggers")}
+    watched = {(f.layer, f.feature) for tagger in default.values() for f in tagger.features}
+    quality = default["quality"]
+
+    def unwatched(layer: int, weight: float) -> tuple[FeatureWeight, ...]:
+        free = (n for n in range(1024) if (layer, n) not in watched)
+        return tuple(
+            f.model_copy(update={"layer": layer, "feature": next(free), "weights": (weight,)}) for f in quality.features
+        )
+
+    for changes in (
+        {"name": "kindness", "bias": (0.25,)},
+        {"name": "open", "features": (*quality.features[:2], unwatched(1, 1.0)[0]), "rule": "any_of", "pooling": "any"},
+        {"name": "courage", "features": (*quality.features[:3], unwatched(3, 0.3)[0])},
+    ):
+        (folder / f"{changes['name']}.json").write_text(dump_tagger(quality.model_copy(update=changes)), "utf-8")
+    return folder
 
 
 class _Feature(NamedTuple):

@@ -11,7 +11,10 @@ from assay.flows.cli import INTERRUPTED, OK, USAGE
 from tests.flows.conftest import Cli
 from tests.flows.corpora import ASSAY, assay_environment
 
-COMMANDS = ("demo", "tag", "curate", "plan", "train-sae", "status", "explain", "report", "doctor", "scopes")
+COMMANDS = (
+    "demo", "tag", "fit", "curate", "plan", "train-sae", "status", "explain", "report", "evidence", "audit",
+    "doctor", "scopes", "definitions", "apply", "recompute", "calibrate", "retry", "fsck", "gc",
+)  # fmt: skip
 LOOK = """
 import sys
 from assay.flows import cli
@@ -63,6 +66,15 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
             (["tag", ".", "--store", "inner"], "the store lies in the corpus"),
             (["tag", ".", "--store", "../s", "--device", "gpu"], "no such device: 'gpu'"),
         (["explain", "no-store", "doc"], "no-store: no Assay store here"),
+        (["audit", "no-store", "--tagger", "quality"], "no-store: no Assay store here"),
+        (["audit", "no-store"], "--tagger"),
+        (["evidence", "none.json"], "none.json: can't read tagger"),
+        (["apply", "no-store", "--taggers", "t.json"], "no-store: no Assay store here"),
+        (["apply", "no-store"], "--taggers"),
+        (["recompute", "no-store"], "no-store: no Assay store here"),
+        (["recompute", "no-store", "--workers", "0"], "greater than 0"),
+        (["calibrate", "no-store", "--tagger", "t", "--share", "0.1"], "no-store: no Assay store here"),
+        (["calibrate", "no-store", "--tagger", "t"], "give one of --share, --fpr and --precision"),
     ],
 )  # fmt: skip
 def test_a_mistake_exits_with_2_says_what_is_wrong_and_writes_nothing(

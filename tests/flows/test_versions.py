@@ -88,7 +88,7 @@ class Nights:
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl.zst"])
 def test_each_night_adds_its_own_and_a_takedown_removes_its_documents_from_then_on(
-    tiny_scope: Path, tmp_path: Path, kind: str
+    tiny_scope: Path, tmp_path: Path, cli: Cli, kind: str
 ) -> None:
     nights = Nights(tmp_path, tiny_scope, kind)
     nights.arrive(1)
@@ -136,6 +136,9 @@ def test_each_night_adds_its_own_and_a_takedown_removes_its_documents_from_then_
     assert nights.ids(1) == one
     assert {key: value for key, value in hashes(tmp_path / "out").items() if key.startswith("v00001/")} == frozen
     (tmp_path / "down.txt").write_text((tmp_path / "down.txt").read_text() + f"{three[0]}\n")
+    for number in (1, 3):
+        checked = cli("fsck", tmp_path / f"out/v{number:05d}")
+        assert checked.code == OK, checked.out
     fourth = nights.curate(takedown=str(tmp_path / "down.txt"))
     assert fourth.rows_in == 0
     assert nights.ids(4) == three[1:]

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from assay.schemas.errors import AssayError
+from assay.schemas.evidence import Evidence, Figure
 from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger, load_tagger, load_taggers
+
+FIGURE = Figure(value=0.9, low=0.8, high=0.95)
+EVIDENCE = Evidence(
+    summary="beats every baseline",
+    headline="auroc",
+    test={"auroc": FIGURE},
+    baselines={"length_only": {"auroc": Figure(value=0.5, low=0.4, high=0.6)}},
+)
 
 
 def a_tagger(**changes: Any) -> Tagger:
@@ -26,7 +35,7 @@ def a_tagger(**changes: Any) -> Tagger:
             FeatureWeight(layer=4, feature=0, scale=12.0, weights=(-2e-9,)),
         ),
         "method": "by hand",
-        "evidence": {"auc": 0.9, "baselines": {"length": 0.5}},
+        "evidence": EVIDENCE,
         "fitted_on": {"sha256": "ff"},
     }
     return Tagger(**(fields | changes))
@@ -65,7 +74,7 @@ def test_a_changed_weight_changes_one_line_of_the_dump() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"evidence": {}},
+        {"evidence": None},
         {"fitted_on": {"other": 1}},
         {"description": "other words"},
         {"method": "another"},

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from assay.sae_runtime.pooling import SparseFeatures
 from assay.sae_runtime.runtime import ChunkFeatures
-from assay.schemas.tagger import FeatureWeight, Tagger
+from assay.schemas.tagger import DenseLayer, FeatureWeight, Tagger
 from assay.workers.feature_table import features_table
 
 ENCODER = "0123456789abcdef"
@@ -59,6 +59,13 @@ def score(features: Mapping[tuple[int, int], tuple[float, float]], **changes: An
         "encoder": ENCODER, "pooling": "max", "sqrt": False, "bias": (0.0,), "features": weights, "method": "by hand",
     }  # fmt: skip
     return Tagger(**(fields | changes))
+
+
+def dense(weights: Mapping[int, Sequence[Sequence[float]]], **changes: Any) -> Tagger:
+    """A dense probe; `weights` is layer -> for each label its weights on the mean residual."""
+    layers = tuple(DenseLayer(layer=layer, weights=tuple(map(tuple, rows))) for layer, rows in weights.items())
+    fields: dict[str, Any] = {"name": "probe", "rule": "dense", "features": (), "dense": layers}
+    return score({(0, 0): (1, 0)}).model_copy(update=fields | changes)
 
 
 def labeller(features: Mapping[tuple[int, int], tuple[float, tuple[float, ...]]], **changes: Any) -> Tagger:

@@ -634,3 +634,22 @@ def test_a_rule_on_a_feature_reads_it_from_the_store_and_bounds_what_was_cut(
     assert gone == {i for i, v in value.items() if v is not None and v >= cut}
     unknown = sum(survey.unknown[0] for survey in curated.surveys)
     assert unknown == sum(v is None and floor[i] >= cut for i, v in value.items())
+
+
+def test_a_curation_that_was_broken_off_and_continued_gives_the_same_bytes(workplace: Workplace, large: Source) -> None:
+    mixture = {"by": "domain", "shares": {"code": 0.4, "shop": 0.6}, "total": 3000, "max_repeat": 2}
+    settings: dict[str, Any] = {"shard_mb": 0.001, "order": "hash", "dropped": True}
+    stages = {"sample": {"documents": 300}, "mixture": mixture}
+    whole = workplace.curate(
+        [large], workplace.job([large], RULES, stages, path=str(workplace.folder / "whole"), **settings)
+    )
+    assert len(whole.shards) > 3
+    again = workplace.job([large], RULES, stages, path=str(workplace.folder / "again"), **settings)
+    units = [TaggedShard(0, i, entry) for i, entry in enumerate(large.entries)]
+    first = ShardCurator(find_stages(again, units, HashCache()), (large.entries,))
+    for unit in whole.shards[::2]:
+        first.process(unit, "killed")
+    second = ShardCurator(find_stages(again, units[:], HashCache(), threads=3), (large.entries,))
+    commits = [second.process(unit, "continued") for unit in whole.shards]
+    assert {commit.attempt for commit in commits} == {"killed", "continued"}
+    assert [commit.objects for commit in commits] == [commit.objects for commit in whole.commits]

@@ -98,6 +98,9 @@ def test_the_reasons_that_are_found_by_trial_are_reasons_for_quarantine() -> Non
 def test_a_deadline_is_an_hour_a_megabyte_until_the_run_knows_better() -> None:
     deadlines = Deadlines(120, None)
     assert deadlines.whole(2 * MB) == 120 + 7200
+    deadlines.done(1000, 0.001)  # the model saw next to nothing
+    deadlines.done(0, 0.001)
+    assert deadlines.whole(2 * MB) == 120 + 7200
     deadlines.done(2 * MB, 10)
     deadlines.done(MB, 2)
     assert deadlines.whole(2 * MB) == 120 + 20 * 10

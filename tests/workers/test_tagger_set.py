@@ -13,7 +13,7 @@ from assay.schemas.errors import AssayError
 from assay.schemas.tagger import Tagger
 from assay.workers.tagger_set import DOCUMENT_COLUMNS, TaggerSet
 
-from .feature_tables import ENCODER, Doc, labeller, score, table
+from .feature_tables import ENCODER, Doc, dense, labeller, score, table
 
 POOLINGS = ("any", "max", "mean", "count")
 
@@ -103,7 +103,7 @@ def test_the_reasons_are_the_three_largest_contributions(tagger: Tagger) -> None
         assert [abs(float(number)) for number in told.values()] == pytest.approx(largest, abs=0.0051)
         assert all(float(number) == pytest.approx(effects[name], abs=0.0051) for name, number in told.items())
         contributions = taggers.contributions(table([doc]))[tagger.name]
-        assert {f"{c.feature.layer}:{c.feature.feature}": c.effect for c in contributions} == pytest.approx(
+        assert {f"{c.layer}:{c.feature and c.feature.feature}": c.effect for c in contributions} == pytest.approx(
             {name: effect for name, effect in effects.items() if _stored(doc, name)}, abs=1e-6
         )
         assert [abs(c.effect) for c in contributions] == sorted((abs(c.effect) for c in contributions), reverse=True)
@@ -250,3 +250,142 @@ def _allowed(floor: float, tokens: int) -> list[tuple[float, float, int]]:
         for count in (1, tokens)
         for share in (count / tokens, 1 / (2 * tokens))
     ]
+
+
+# What a cut feature may do, document by document
+
+
+def naive_bounds(tagger: Tagger, doc: Doc, watched: frozenset[tuple[int, int]]) -> tuple[list[float], list[float]]:
+    """Lowest and highest outputs, one feature after the other."""
+    low, high = logits(tagger, doc), logits(tagger, doc)
+    for f in tagger.features:
+        key, floor = (f.layer, f.feature), float(np.float32(doc.floors.get(f.layer, 0.0)))
+        if key in doc.features or key in watched or floor == 0:
+            continue
+        largest = {"any": 1.0, "count": float(doc.tokens)}.get(tagger.pooling, floor)
+        most = min(largest / f.scale, 1.0)
+        most = math.sqrt(most) if tagger.sqrt else most
+        for label, weight in enumerate(f.weights):
+            low[label] += min(0.0, most * weight)
+            high[label] += max(0.0, most * weight)
+    return low, high
+
+
+@pytest.mark.parametrize("link", ["logistic", "identity", "label"])
+@pytest.mark.parametrize("sqrt", [False, True])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_tags_are_those_of_a_naive_computation_document_by_document(pooling: str, sqrt: bool, link: str) -> None:
+    draw = random.Random(f"{pooling} {sqrt} {link}")
+    docs = [
+        doc._replace(floors={2: draw.choice([0.0, 0.125, 0.5]), 4: draw.choice([0.0, 0.25])}, tokens=draw.randint(1, 9))
+        for doc in random_docs(300)
+    ]
+    keys = [(layer, f) for layer in (2, 4) for f in range(6)]
+    draw.shuffle(keys)
+    watched = frozenset(draw.sample(keys, 4))
+    size = {"logistic": 0.3, "identity": 0.08, "label": 0.1}[link]
+    if link == "label":
+        tagger = labeller(
+            {k: (draw.uniform(0.3, 3), tuple(draw.gauss(0, size) for _ in range(3))) for k in keys},
+            pooling=pooling, sqrt=sqrt, bias=(0.02, 0.0, -0.01),
+        )  # fmt: skip
+    else:
+        tagger = score(
+            {k: (draw.uniform(0.3, 3), draw.gauss(0, size)) for k in keys},
+            pooling=pooling, sqrt=sqrt, bias=(0.1,), link=link,
+        )  # fmt: skip
+    found = apply([tagger], docs, watched)
+    nulls = 0
+    for doc, tag in zip(docs, found[tagger.name], strict=True):
+        low, high = naive_bounds(tagger, doc, watched)
+        middle = [(least + most) / 2 for least, most in zip(low, high, strict=True)]
+        if link == "label":
+            best = middle.index(max(middle))
+            rivals = max(most for label, most in enumerate(high) if label != best)
+            expected: Any = tagger.labels[best] if low == high or low[best] > rivals else None
+        else:
+            ends = [sigmoid(x) if link == "logistic" else min(1.0, max(0.0, x)) for x in (low[0], middle[0], high[0])]
+            expected = pytest.approx(ends[1], abs=1e-6) if ends[2] - ends[0] <= 0.02 else None
+        nulls += expected is None
+        assert tag == expected
+    assert 10 < nulls < 290
+
+
+# The other rules
+
+
+def test_any_of_is_1_where_a_feature_fired_and_unknown_where_one_may_have_been_cut() -> None:
+    tagger = score({(2, 1): (1.0, 1.0), (4, 3): (1.0, 2.0)}, rule="any_of", pooling="any", bias=(-9.0,))
+    docs = [
+        Doc({(2, 1): (0.5, 0.1, 1)}),
+        Doc({(4, 3): (0.5, 0.1, 1)}, floors={2: 0.5}),  # one fired, whatever else was cut
+        Doc({(2, 7): (0.5, 0.1, 1)}),
+        Doc({(2, 7): (0.5, 0.1, 1)}, floors={4: 0.001}),
+        Doc(floors={3: 0.5}),
+    ]
+    found = apply([tagger], docs)
+    assert found["quality"] == [1.0, 1.0, 0.0, None, 0.0]
+    assert found["quality_why"] == ["2:1=1", "4:3=2", "", "", ""]
+    assert apply([tagger], docs, watched=[(4, 3)])["quality"] == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert apply([tagger], docs, watched=[(2, 1)])["quality"] == [1.0, 1.0, 0.0, None, 0.0]
+
+
+def test_a_regression_is_its_sum_cut_to_0_and_1() -> None:
+    tagger = score({(2, 1): (1.0, 0.8)}, link="identity", bias=(0.4,))
+    docs = [Doc(), Doc({(2, 1): (0.5, 0, 1)}), Doc({(2, 1): (5, 0, 1)}), Doc(floors={2: 0.5}), Doc(floors={2: 0.02})]
+    assert apply([tagger], docs)["quality"] == pytest.approx([0.4, 0.8, 1.0, None, 0.408])
+    below = score({(2, 1): (1.0, -0.8)}, link="identity", bias=(-0.1,))
+    assert apply([below], docs)["quality"] == [0.0] * 5, "whatever was cut, it stays below 0"
+
+
+MEANS = {2: np.array([[1, 0.5], [0, 0], [-2, 3]], np.float32), 4: np.array([[0.25, 4], [0, 0], [1, 1]], np.float32)}
+UNKNOWN = [Doc(floors={2: 0.5, 4: 0.5}) for _ in range(3)]
+
+
+def test_a_dense_probe_reads_the_mean_residual_and_is_never_unknown() -> None:
+    scores = dense({2: [[0.5, -1]], 4: [[2, 0.25]]}, bias=(-0.5,))
+    labels = dense(
+        {4: [[1, 0], [0, 1], [0.5, 0.5]]}, name="kind", kind="label", labels=("a", "b", "c"), bias=(0, 0, 0.5)
+    )
+    taggers = TaggerSet([scores, labels, score(SCORE)], ENCODER)
+    found = taggers.apply(table(UNKNOWN, residual_means=MEANS)).to_pydict()
+    assert found["probe"] == pytest.approx([sigmoid(1.0), sigmoid(-0.5), sigmoid(-2.25)])
+    assert found["probe_why"] == ["4:residual=1.5", "", "2:residual=-4 4:residual=2.25"]
+    assert found["kind"] == ["b", "c", "c"]
+    assert found["kind_p"][2] == pytest.approx(softmax([1, 1, 1.5])[2])
+    assert found["quality"] == [None] * 3
+    [first, second] = taggers.contributions(table(UNKNOWN[:1], residual_means={k: v[:1] for k, v in MEANS.items()}))[
+        "probe"
+    ]
+    assert (first.layer, first.effect, first.feature, second.layer, second.effect) == (4, 1.5, None, 2, 0.0)
+
+
+def test_a_dense_probe_on_features_without_residuals_is_told_what_to_do() -> None:
+    with pytest.raises(AssayError, match=r"'probe' is a dense probe.*stored without residuals") as told:
+        TaggerSet([dense({2: [[0.5, -1]]})], ENCODER).apply(table(UNKNOWN))
+    assert "residuals: true" in told.value.hint
+
+
+def test_only_the_columns_that_some_tagger_reads_are_needed() -> None:
+    docs = [doc._replace(floors={2: 0.25, 4: 0.25}) for doc in random_docs()]
+    means = {layer: np.random.default_rng(layer).normal(size=(60, 3)).astype(np.float32) for layer in (2, 4)}
+    whole = table(docs, residual_means=means)
+    one, fired = score({(2, 1): (1, 2)}), score({(2, 1): (1, 2)}, pooling="any")
+    by_mean = labeller({(4, 3): (1, (1, 2, 3))}, pooling="mean")
+    cases: list[tuple[list[Tagger], list[tuple[int, int]], set[str]]] = [
+        ([one], [], {"l2_mean", "l2_count", "l4_ids", "l4_floor", "l2_residual_mean"}),
+        ([one], [(2, 1)], {"l2_floor"}),
+        ([fired, by_mean], [], {"l2_max", "l4_max", "l2_mean"}),
+        ([dense({4: [[1, 2, 3]]})], [], {"l4_ids", "l2_ids", "l4_floor"}),
+    ]
+    for taggers, watched, left_out in cases:
+        tagger_set = TaggerSet(taggers, ENCODER, watched)
+        assert not left_out & set(tagger_set.reads)
+        assert tagger_set.apply(whole.select(tagger_set.reads)).equals(tagger_set.apply(whole))
+
+
+def test_tags_of_no_documents_have_the_columns_of_any() -> None:
+    taggers = TaggerSet([dense({4: [[1, 2]]}), score(SCORE), labeller(LABEL)], ENCODER)
+    one = taggers.apply(table(UNKNOWN, residual_means=MEANS))
+    assert taggers.empty().schema == one.schema
+    assert taggers.empty().num_rows == 0

@@ -39,10 +39,9 @@ class CommitLog:
         Raises AssayError if rows are unaccounted for, or if the winner came to other results. Rows that broke a worker
         (WORKER_REASONS) may be other ones on another machine: the winner's count.
         """
-        accounted = record.rows_kept + record.rows_dropped + record.rows_quarantined
-        if record.rows_in != accounted:
+        if lost := unaccounted_rows(record):
             raise AssayError(
-                f"shard {record.shard} read {record.rows_in} rows but accounts for {accounted}",
+                f"shard {record.shard} read {record.rows_in} rows but accounts for {record.rows_in - lost}",
                 where=self.store.uri(self.key(record.shard)),
                 hint="this is a defect in the stage that counted them; nothing was committed",
             )
@@ -126,6 +125,11 @@ class CommitLog:
             where=self.store.uri(key),
             hint="read it with the version that wrote it, or delete it to have its shard done again",
         )
+
+
+def unaccounted_rows(record: ShardCommit) -> int:
+    """Rows that were read and are neither kept, dropped nor quarantined; 0 in every sound commit."""
+    return record.rows_in - record.rows_kept - record.rows_dropped - record.rows_quarantined
 
 
 def _countable(record: ShardCommit, field: str) -> object:

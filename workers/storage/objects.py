@@ -141,6 +141,11 @@ class ObjectStore:
             hint="use a store with conditional writes (AWS S3, SeaweedFS 4.48) or a local disk",
         )
 
+    def opened(self) -> tuple[AbstractFileSystem, str]:
+        """The filesystem and the root's path in it, for what looks beneath the objects."""
+        with storage_errors(self.root):
+            return self._open()
+
     def _race(self, threads: int) -> int:
         key, start = f"_probe-{uuid.uuid4().hex}", threading.Barrier(threads)
 

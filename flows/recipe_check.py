@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from assay.flows.recipe_facts import Facts, Problem, load_facts, thresholds
 from assay.schemas.dedup import Decontaminate, Dedup
 from assay.schemas.errors import AssayError
 from assay.schemas.expression import ExpressionError, Node, Threshold, parse_expression, walk
@@ -12,7 +13,6 @@ from assay.schemas.expression_types import Vocabulary, check_expression, did_you
 from assay.schemas.recipe import TaggedSource
 from assay.schemas.yaml_file import Location
 from assay.workers.dedup.contamination import read_reference
-from assay.workers.recipe_facts import Facts, Problem, load_facts, thresholds
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.calibration import load_calibration
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.expression_types import NUMBERS, TEXTS, Vocabulary, did_you_mean
@@ -14,7 +15,6 @@ from assay.schemas.store import ShardEntry, TagManifest, features_prefix
 from assay.schemas.tagger import Tagger
 from assay.schemas.yaml_file import Location
 from assay.workers.corpora.columns import unify_columns
-from assay.workers.runs import load_manifest, read_taggers
 from assay.workers.storage.objects import ObjectStore
 
 
