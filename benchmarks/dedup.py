@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ def main() -> None:
     options = _arguments()
     record: dict[str, Any] = {
         "date": str(date.today()),
-        "command": " ".join(["python -m benchmarks.dedup", *(re.sub(r".*/", "", a) for a in sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "benchmarks.dedup", *(re.sub(r".*/", "", a) for a in sys.argv[1:])]),
         "machine": describe("cpu", 1),
         "versions": {name: version(name) for name in ("assay", "rensa", "numpy", "scipy", "pyarrow", "ray")},
         "load_before": os.getloadavg()[0],

@@ -19,7 +19,8 @@ _REMEMBERED = 1_000_000
 
 def normalise(text: str) -> str:
     """The text in NFKC, case folded, each run of white space one space: what exact copies agree in."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(unicodedata.normalize("NFKC", folded).split())  # folding may leave letters decomposed
 
 
 class _Known(dict[str, int]):

@@ -21,6 +21,11 @@ def test_texts_that_differ_in_case_space_or_unicode_form_have_one_key(other: str
     assert text_key(normalise(other)) == text_key(normalise("The quick fox"))
 
 
+def test_letters_that_change_their_length_with_case_are_equal_in_both_cases() -> None:
+    for text in ("Straße", "ΐ ΰ", "ŉ ǰ", "ﬁne"):
+        assert text_key(normalise(text.upper())) == text_key(normalise(text)), text
+
+
 @pytest.mark.parametrize("other", ["the quick fix", "quick the fox", "the quick fox.", "thequick fox"])
 def test_texts_that_differ_in_a_letter_or_mark_have_two_keys(other: str) -> None:
     assert text_key(normalise(other)) != text_key(normalise("The quick fox"))
