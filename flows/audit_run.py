@@ -13,7 +13,8 @@ from assay.taggers.audit_sums import LENGTH, Chunk
 from assay.taggers.feature_values import ValueReader
 from assay.workers.corpora.reading import Cursors
 from assay.workers.corpora.rows import read_rows
-from assay.workers.curating import load_tags, source_shard
+from assay.workers.curate_job import load_tags
+from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore

@@ -12,6 +12,7 @@ from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardEntry
 from assay.workers.dedup.copies import CopyLists
+from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
 
 _READ_WHOLE_BYTES = 2**20
@@ -70,3 +71,8 @@ def load_columns(store: ObjectStore, entry: ShardEntry, role: str, columns: Iter
     with store.open_input(stored) as handle:
         file = pq.ParquetFile(handle, page_checksum_verification=True, pre_buffer=True)
         return file.read(columns=wanted, use_threads=False)
+
+
+def load_tags(store: ObjectStore, entry: ShardEntry) -> pa.Table:
+    """A shard's whole tags table, verified; the shard must not be unreadable."""
+    return pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(entry.objects["tags"]))))

@@ -88,6 +88,7 @@ def test_mistakes_of_every_kind_are_told_at_once_each_where_it_stands(tagged: Ta
         "14:30: sample.top: this is a text, not a number",
         "14:38: sample.within: no label tag 'domian': did you mean 'domain'?",
         "17:3: mixture.repeat: unknown key; did you mean 'max_repeat'?",
+        "18:23: mixture.shares.sport: domain is never 'sport': known: code, news, shop",
         "21:19: output.columns.1: no column 'yaer': did you mean 'year'?",
     ]
     assert len(found) == len(wanted), "\n".join(found)
