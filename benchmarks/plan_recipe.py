@@ -10,12 +10,12 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from assay.flows.curate import survey
-from assay.flows.stores import STORE_MARKER, write_marker
 from assay.schemas.base import record_json
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.parameters import CurateParameters
@@ -25,11 +25,12 @@ from assay.schemas.store import ShardEntry, StoredObject, TagManifest
 from assay.schemas.tagger import FeatureWeight, Tagger
 from assay.workers.feature_table import ParquetBuffer
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import STORE_MARKER, write_marker
 from benchmarks.machine import describe, peak_rss, versions
 
 _SHARD_DOCUMENTS, _GROUP = 50_000, 2048
 _DOMAINS = ("code", "news", "science", "fiction", "shop", "forum")
-_RECIPES = {
+_RECIPES: dict[str, dict[str, Any]] = {
     "rules": {},
     "rules, sample": {"sample": {"fraction": 0.5}},
     "rules, mixture": {
@@ -68,7 +69,7 @@ def plans(folder: Path) -> list[tuple[str, dict[str, float]]]:
     """Each recipe's seconds and what it keeps."""
     found = []
     for name, stages in _RECIPES.items():
-        values = {
+        values: dict[str, Any] = {
             "name": "bench",
             "sources": [{"store": str(folder)}],
             "rules": [

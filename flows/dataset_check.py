@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from assay.flows.stores import read_as
 from assay.schemas.base import Model
 from assay.schemas.curation import CurationManifest
 from assay.schemas.errors import AssayError, StorageError
@@ -12,6 +11,7 @@ from assay.schemas.store import StoredObject
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.log_check import Counts, Finding, LogCheck, check_object
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import read_as
 from assay.workers.versions import version_folder
 
 CONTROL = "_assay"

@@ -6,7 +6,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.calibration import load_calibration
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.expression_types import NUMBERS, TEXTS, Vocabulary, did_you_mean
@@ -16,6 +15,7 @@ from assay.schemas.tagger import Tagger
 from assay.schemas.yaml_file import Location
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_taggers
 
 
 class Problem(NamedTuple):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
-from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.composition import Composition
 from assay.schemas.curation import CurationManifest, Tally
 from assay.schemas.statistics import TagColumn
@@ -13,6 +12,7 @@ from assay.schemas.store import StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_taggers
 
 
 def build_report(uri: str, run: str | None = None) -> Report:
@@ -94,7 +94,7 @@ def _takedown_line(manifest: CurationManifest) -> tuple[RuleLine, ...]:
     """What the takedown list kept out, where the recipe has one: what rules and stages didn't drop."""
     if manifest.takedown is None:
         return ()
-    others = sum([*(r.dropped for r in manifest.rules), *(s.dropped for s in manifest.stages)], Tally())
+    others = sum([r.dropped for r in manifest.rules] + [s.dropped for s in manifest.stages], Tally())
     gone = manifest.dropped - others
     return (RuleLine(name="takedown", dropped=gone.documents, tokens=gone.tokens, failed=gone.documents),)
 

@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 
 from assay.flows import curate, tag
 from assay.flows.failures import FailureLog
-from assay.flows.stores import open_store
 from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
@@ -34,6 +33,7 @@ from assay.workers.curating import ShardCurator, output_schema
 from assay.workers.dedup.copies import COPIES
 from assay.workers.feature_table import features_schema
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import open_store
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes
@@ -109,7 +109,9 @@ def exchanged_models() -> dict[str, type[Model]]:
         "curation",
         "dedup",
         "definition",
+        "drift",
         "evidence",
+        "loss",
         "recipe",
         "scope",
         "statistics",

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from assay.flows.cli import OK, USAGE
-from assay.flows.stores import read_taggers
 from assay.schemas.calibration import Calibration
 from assay.schemas.recipe import recipe_schema
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import read_taggers
 from tests.flows.conftest import Cli, Tagged
 
 GOOD = """\
