@@ -14,7 +14,6 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.progress import duration, shard_progress
-from assay.flows.stores import load_manifest
 from assay.schemas.base import canonical_json, fingerprint, record_json
 from assay.schemas.dedup import (
     Decontaminate,
@@ -45,6 +44,7 @@ from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest
 
 _VERSION = 1
 _RECORDS_A_PARTITION = 1 << 20
