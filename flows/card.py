@@ -1,6 +1,7 @@
 """The dataset card: README.md with the Hub's YAML header, so that the folder loads and explains itself."""
 
 import io
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -74,6 +75,7 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         "A document is counted under the first rule that drops it; the stages below come after all rules. Quarantined "
         "rows (broken records, empty texts) are listed with their reasons in the tagging run's store.",
         "",
+        *_copies(manifest),
         *_stages(manifest),
         "## Composition of what was kept",
         "",
@@ -88,6 +90,32 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         "",
     ]
     return f"---\n{_header(manifest)}---\n\n" + "\n".join(lines)
+
+
+def _copies(manifest: CurationManifest) -> list[str]:
+    """What was dropped as a copy or for holding benchmark text, and by what measure."""
+    dedup, bench = manifest.recipe.dedup, manifest.recipe.decontaminate
+    if not manifest.copies:
+        return []
+    how = {"dedup:exact": "the same text, but for case, white space and Unicode form"}
+    if bench:
+        how["decontaminate"] = f"holds {bench.ngram} words in a row of a benchmark, or the whole of a shorter item"
+    if dedup and dedup.near:
+        how["dedup:near"] = f"{dedup.near.shingle}-word shingles of Jaccard similarity {dedup.near.threshold:g} or more"
+    if dedup and dedup.features:
+        how["dedup:features"] = f"features of layer {dedup.features.layer} of cosine {dedup.features.cosine:g} or more"
+    rows = [
+        [stage.name, how[stage.name], f"{stage.dropped.documents:,}", f"{stage.dropped.tokens:,}"]
+        for stage in manifest.copies
+    ]
+    lines = ["### copies", "", *_table(["stage", "what goes", "documents", "tokens"], rows), ""]
+    if dedup:
+        stays = {"first": "the first", "longest": "the longest"}.get(dedup.keep, f"the one of highest {dedup.score}")
+        among = "of each source, apart," if dedup.within == "source" else "of all sources"
+        lines += [f"The documents {among} that the rules keep were compared. Of several copies {stays} stays.", ""]
+    if bench:
+        lines += [f"Benchmarks: {', '.join(_cell(PurePosixPath(path).name) for path in bench.reference)}.", ""]
+    return [*lines, "`_assay/dedup/copies` lists each of them with the document that stays.", ""]
 
 
 def _version(manifest: CurationManifest) -> list[str]:

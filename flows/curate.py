@@ -13,18 +13,22 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
+from assay.flows.dedup import SearchReport, finished, search
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
 from assay.flows.preparation import Prepared, prepare
 from assay.flows.progress import duration, shard_progress
 from assay.flows.versions import seal_version
 from assay.schemas.base import canonical_json, record_json
-from assay.schemas.curation import CurationManifest, OutputShard, RuleTally, Tally
+from assay.schemas.curation import CurationManifest, OutputShard, RuleTally, StageTally, Tally
+from assay.schemas.dedup import DedupManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.statistics import merge
 from assay.schemas.store import ShardCommit, StoredObject
 from assay.workers.curate_job import CurateJob
 from assay.workers.curating import CONTROL, ShardCurator, output_schema
+from assay.workers.dedup.copies import CopyLists
+from assay.workers.dedup.selection import KeptByRules
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.ranking import HashCache
@@ -50,6 +54,10 @@ class Preview(NamedTuple):
     by_stage: dict[str, Tally]
     """what takedown, sample and mixture drop"""
     rules: tuple[RuleTally, ...]
+    search: str
+    """fingerprint of the search that `copies` come from"""
+    copies: tuple[StageTally, ...]
+    """what the search for copies drops; empty if it wasn't done yet"""
     statistics: dict[str, pa.Table]
     """kept, dropped, and repeated where documents are"""
     shards: tuple[OutputShard, ...]
@@ -67,12 +75,15 @@ class CurateReport(NamedTuple):
 
 @task(name="survey", persist_result=False)
 def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
-    """Applies the recipe to every tagged shard, reading tags only; lays out the output shards."""
+    """Applies the recipe to every tagged shard, reading tags only; lays out the output shards.
+
+    Of copies it knows what an earlier search found; while there is none, nothing is dropped as a copy.
+    """
     prepared = prepare(parameters)
-    job, shards = prepared.job, prepared.shards
+    job, shards = with_takedown(prepared), prepared.shards
+    if prepared.search is not None and (result := finished(prepared.search)) is not None:
+        job = job._replace(copies=CopyLists.of(prepared.search.job.output, result))
     units = [unit for unit in shards if not unit.entry.unreadable]
-    if prepared.listed:
-        job = job._replace(taken_down=listed_ids(job, units, prepared.listed))
     hashes = HashCache()
     job = find_stages(job, units, hashes)
     surveyor, planner, total = Surveyor(job, hashes, statistics=statistics), OutputPlanner(job.recipe), SurveyTotal(job)
@@ -100,15 +111,17 @@ def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
         undecided=total.undecided,
         by_stage=total.by_stage(),
         rules=total.rules(),
+        search=prepared.search.job.fingerprint if prepared.search is not None and job.copies is not None else "",
+        copies=total.copies(),
         statistics=total.statistics(),
         shards=tuple(planner.finish()),
     )
 
 
 @task(name="claim output", persist_result=False)
-def claim_output(preview: Preview) -> None:
+def claim_output(prepared: Prepared) -> None:
     """Marks the output folder as this recipe's; AssayError, which no retry mends, if it's another's."""
-    job = preview.job
+    job = prepared.job
     output = ObjectStore(job.recipe.output.path)
     record = {"fingerprint": job.fingerprint, "recipe": job.recipe.model_dump(mode="json")}
     key, data = f"{CONTROL}/recipe.json", canonical_json(record).encode()
@@ -127,7 +140,7 @@ def claim_output(preview: Preview) -> None:
             "the output folder holds a dataset of another recipe or of other sources",
             where=job.recipe.output.path,
             hint="datasets are never overwritten: set output.path to a new folder"
-            if preview.prepared.chain is None
+            if prepared.chain is None
             else "its writing was broken off and the sources have changed since: delete this folder, which has no "
             "manifest, and run again",
         )
@@ -211,6 +224,8 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         repeated=preview.written - preview.kept,
         undecided=preview.undecided,
         rules=preview.rules,
+        search=preview.search,
+        copies=preview.copies,
         stages=job.stages,
         thresholds=job.thresholds,
         statistics=statistics,
@@ -228,18 +243,47 @@ def seal_dataset(preview: Preview) -> CurationManifest:
 def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
-    preview: Preview = step(survey)(parameters)
-    chain = preview.prepared.chain
-    if chain is not None and preview.prepared.nothing_new:
-        last = chain.versions[-1].manifest
+    prepared = prepare(parameters)
+    if prepared.chain is not None and prepared.nothing_new:
+        last = prepared.chain.versions[-1].manifest
         return CurateReport(last, last.recipe.output.path, 0, time.monotonic() - started)
-    step(claim_output)(preview)
+    step(claim_output)(prepared)
+    if prepared.search is not None:
+        _search(prepared, parameters)
+    preview: Preview = step(survey)(parameters)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
     report = CurateReport(manifest, manifest.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
         create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
+
+
+@flow(name="search", flow_run_name="search {parameters.recipe.name}", validate_parameters=True, persist_result=False)
+def search_copies(parameters: CurateParameters) -> SearchReport:
+    """Finds the copies that a recipe asks for, where its curation looks for them; AssayError if it asks for none."""
+    started = time.monotonic()
+    prepared = prepare(parameters)
+    if prepared.search is None:
+        raise AssayError(
+            "the recipe asks for no search", where=parameters.where, hint="add dedup: or decontaminate: to it"
+        )
+    step(claim_output)(prepared)
+    manifest, signed = _search(prepared, parameters)
+    return SearchReport(manifest, prepared.search.job.output, signed, time.monotonic() - started)
+
+
+def with_takedown(prepared: Prepared) -> CurateJob:
+    """The job with the ids that are taken down; texts are read where the list has hashes."""
+    job, units = prepared.job, [unit for unit in prepared.shards if not unit.entry.unreadable]
+    return job._replace(taken_down=listed_ids(job, units, prepared.listed)) if prepared.listed else job
+
+
+def _search(prepared: Prepared, parameters: CurateParameters) -> tuple[DedupManifest, int]:
+    """Runs what is missing of the search: what is taken down is not compared, so that nothing goes for it."""
+    assert prepared.search is not None  # noqa: S101 - the callers asked
+    job = prepared.search.job._replace(select=KeptByRules(with_takedown(prepared)))
+    return search(prepared.search._replace(job=job), parameters.workers, parameters.ray_address)
 
 
 def written_statistics(preview: Preview) -> pa.Table:
@@ -277,7 +321,7 @@ def curation_lines(report: CurateReport) -> list[str]:
             f"{m.kept.tokens + m.repeated.tokens:,} tokens"
         )
     lines += [f"  {rule.name}: dropped {rule.dropped.documents:,} ({rule.alone:,} alone)" for rule in m.rules]
-    lines += [f"  {stage.name}: dropped {stage.dropped.documents:,}" for stage in m.stages]
+    lines += [f"  {stage.name}: dropped {stage.dropped.documents:,}" for stage in (*m.copies, *m.stages)]
     if m.undecided:
         lines.append(f"{m.undecided:,} kept documents have a rule that could not be decided")
     return lines

@@ -62,6 +62,10 @@ class CurateForecast(Model):
     rules: tuple[RuleTally, ...]
     taken_down: Tally
     """documents on the takedown list"""
+    copies: tuple[StageTally, ...]
+    """what the search for copies drops"""
+    copies_unknown: bool
+    """the recipe asks for a search that was not done yet: `kept` still has the copies"""
     stages: tuple[StageTally, ...]
     mixture: Mixture | None
     thresholds: dict[str, float]
@@ -130,6 +134,8 @@ def forecast_curation(parameters: CurateParameters, price: float | None = None) 
         undecided=preview.undecided,
         rules=preview.rules,
         taken_down=preview.by_stage["takedown"],
+        copies=preview.copies,
+        copies_unknown=bool(recipe.copy_stages) and preview.job.copies is None,
         stages=preview.job.stages,
         mixture=recipe.mixture,
         thresholds=preview.job.thresholds,
@@ -217,13 +223,17 @@ def curation_forecast_lines(forecast: CurateForecast) -> list[str]:
         f"- {r.name:22}{-r.dropped.documents:>13,}{-r.dropped.tokens:>18,}{-r.alone:>13,}{r.undecided:>11,}"
         for r in f.rules
     ]
-    lines += [f"- {s.name:22}{-s.dropped.documents:>13,}{-s.dropped.tokens:>18,}" for s in f.stages]
+    if f.copies_unknown:
+        lines.append("- copies                not known yet: everything below still has them")
+    lines += [f"- {s.name:22}{-s.dropped.documents:>13,}{-s.dropped.tokens:>18,}" for s in (*f.copies, *f.stages)]
     lines.append(f"{'= kept':24}{f.kept.documents:>13,}{f.kept.tokens:>18,}")
     if f.repeated.documents:
         lines.append(f"{'+ repeats':24}{f.repeated.documents:>13,}{f.repeated.tokens:>18,}")
         lines.append(f"{'= written':24}{written.documents:>13,}{written.tokens:>18,}")
     if f.thresholds:
         lines.append("thresholds: " + ", ".join(f"{name} {value:g}" for name, value in f.thresholds.items()))
+    if f.copies_unknown:
+        lines.append("`assay dedup RECIPE` finds the copies, for which it reads all text; `assay curate` does so too")
     if f.undecided:
         lines.append(f"{f.undecided:,} kept documents have a rule that could not be decided")
     lines += [line for stage in f.stages for line in _stage_lines(stage, f.mixture)]

@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from assay.flows.dedup import SearchPlan, recipe_search
 from assay.flows.recipe_facts import included
 from assay.flows.recipes import check
 from assay.schemas.curation import CurationManifest, SourceLineage, curation_fingerprint, recipe_fingerprint
+from assay.schemas.dedup import DedupManifest
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
 from assay.schemas.recipe import Recipe
 from assay.schemas.store import TagManifest
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.curate_job import CurateJob, TaggedShard
-from assay.workers.curating import output_schema
+from assay.workers.curating import CONTROL, output_schema
+from assay.workers.dedup.copies import CopyLists
+from assay.workers.storage.filesystem import join
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.takedown import TakedownList, read_takedown
 from assay.workers.versions import Chain, is_new, read_chain, version_folder
@@ -29,6 +33,8 @@ class Prepared(NamedTuple):
     """those that the recipe takes now, in corpus order; such as could not be read are among them"""
     recipe_fingerprint: str
     listed: TakedownList | None
+    search: SearchPlan | None
+    """the search for copies that the recipe asks for, over these shards"""
     chain: Chain | None
     """the finished versions, where the output has versions"""
 
@@ -54,16 +60,13 @@ def prepare(parameters: CurateParameters) -> Prepared:
         if chain is None or is_new(chain, recipe.source_names[unit.source], unit)
     )
     lineage = tuple(_lineage(index, recipe, manifest, shards) for index, manifest in enumerate(manifests))
-    name = recipe_fingerprint(recipe, lineage, checked.thresholds)
+    asked = recipe
     if chain is not None:
-        _require_same_recipe(chain, name, recipe)
         path = f"{recipe.output.path.rstrip('/')}/{version_folder(chain.next)}"
         recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update={"path": path})})
     job = CurateJob(
         recipe=recipe,
-        fingerprint=curation_fingerprint(
-            name, lineage, listed.sha256 if listed else None, chain.base if chain else None
-        ),
+        fingerprint="",
         options=tuple(m.options for m in manifests),
         tag_columns=manifests[0].taggers,
         columns=unify_columns(m.columns for m in manifests),
@@ -72,7 +75,16 @@ def prepare(parameters: CurateParameters) -> Prepared:
         watched=checked.facts.watched,
     )
     output_schema(job)
-    return Prepared(job, manifests, lineage, shards, name, listed, chain)
+    taken = listed.sha256 if listed else None
+    search = recipe_search(job, manifests, shards, taken)
+    reference = [file.sha256 for file in search.reference] if search else []
+    name = recipe_fingerprint(asked, lineage, checked.thresholds, reference)
+    if chain is not None:
+        _require_same_recipe(chain, name, asked)
+    whole = curation_fingerprint(
+        name, lineage, taken, chain.base if chain else None, search.job.fingerprint if search else None
+    )
+    return Prepared(job._replace(fingerprint=whole), manifests, lineage, shards, name, listed, search, chain)
 
 
 def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[TaggedShard]:
@@ -85,17 +97,18 @@ def included_shards(recipe: Recipe, manifests: tuple[TagManifest, ...]) -> list[
     ]
 
 
-def repeat_job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]]:
+def repeat_job(manifest: CurationManifest, folder: str | None = None) -> tuple[CurateJob, list[TaggedShard]]:
     """The job as it was when a dataset was written, and the shards that it took: its verdicts are the same again.
 
-    The stores must still be there. Documents on a takedown list by the hash of their text are not known.
+    The stores must still be there; `folder` is the dataset's, if it isn't where it was written. Documents on a takedown
+    list by the hash of their text are not known.
     """
     sources = tuple(
         source.model_copy(update={"run": lineage.run})
         for source, lineage in zip(manifest.recipe.sources, manifest.sources, strict=True)
     )
     recipe = manifest.recipe.model_copy(update={"sources": sources, "calibrations": ()})
-    facts = check(recipe, manifest.recipe.name).facts
+    facts = check(recipe.model_copy(update={"decontaminate": None}), manifest.recipe.name).facts
     manifests = tuple(m for m in facts.manifests if m is not None)
     listed = read_takedown(Path(recipe.takedown)).ids if recipe.takedown and Path(recipe.takedown).exists() else ()
     job = CurateJob(
@@ -107,6 +120,7 @@ def repeat_job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]
         labels=facts.labels,
         thresholds=manifest.thresholds,
         watched=facts.watched,
+        copies=_copies(manifest, folder or recipe.output.path),
         stages=manifest.stages,
         taken_down=frozenset(listed),
     )
@@ -116,6 +130,14 @@ def repeat_job(manifest: CurationManifest) -> tuple[CurateJob, list[TaggedShard]
         taken = set(root.read_verified(manifest.version.inputs).decode().splitlines())
         units = [u for u in units if f"{recipe.source_names[u.source]} {u.entry.shard}" in taken]
     return job, units
+
+
+def _copies(manifest: CurationManifest, folder: str) -> CopyLists | None:
+    """The result of the search that a dataset was made with."""
+    if not manifest.search:
+        return None
+    root = join(folder, CONTROL, "dedup")
+    return CopyLists.of(root, DedupManifest.model_validate_json(ObjectStore(root).read("manifest.json")))
 
 
 def _lineage(index: int, recipe: Recipe, manifest: TagManifest, shards: tuple[TaggedShard, ...]) -> SourceLineage:

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from assay.flows.recipe_facts import Facts, Problem, load_facts, thresholds
+from assay.schemas.dedup import Decontaminate, Dedup
+from assay.schemas.errors import AssayError
 from assay.schemas.expression import ExpressionError, Node, Threshold, parse_expression, walk
 from assay.schemas.expression_types import Vocabulary, check_expression, did_you_mean
 from assay.schemas.recipe import TaggedSource
 from assay.schemas.yaml_file import Location
+from assay.workers.dedup.contamination import read_reference
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,6 +41,7 @@ def check_recipe(body: Any) -> Checked:
         problems += [Problem(location, mistake.message, mistake.at) for mistake in found]
     problems += _check_strata(body, vocabulary, facts)
     problems += _check_columns(body, facts)
+    problems += _check_copies(body, facts)
     calibrations = [
         (("calibrations", i), path) for i, path in enumerate(_items(body.get("calibrations"))) if isinstance(path, str)
     ]
@@ -81,6 +85,23 @@ def _check_strata(body: Mapping[str, Any], vocabulary: Vocabulary, facts: Facts)
             if value not in by[name]:
                 message = f"{name} is never {value!r}: {did_you_mean(str(value), by[name])}"
                 yield Problem(("mixture", "shares", value), message)
+
+
+def _check_copies(body: Mapping[str, Any], facts: Facts) -> Iterator[Problem]:
+    """Dedup names a score and a layer that there are, and the benchmarks can be read."""
+    dedup, bench = _valid(Dedup, body.get("dedup")), _valid(Decontaminate, body.get("decontaminate"))
+    scores = {t.name for t in facts.taggers if t.kind == "score"}
+    if dedup and dedup.score and facts.complete and dedup.score not in scores:
+        yield Problem(("dedup", "keep"), f"no score {dedup.score!r}: {did_you_mean(dedup.score, scores)}")
+    if dedup and dedup.features and facts.features and dedup.features.layer not in facts.features:
+        layers = ", ".join(map(str, sorted(facts.features)))
+        yield Problem(("dedup", "features", "layer"), f"no features of layer {dedup.features.layer}; known: {layers}")
+    if bench:
+        for index, path in enumerate(bench.reference):
+            try:
+                read_reference(bench.model_copy(update={"reference": (path,)}))
+            except AssayError as e:
+                yield Problem(("decontaminate", "reference", index), f"{e.what} ({e.hint})" if e.hint else e.what)
 
 
 def _check_columns(body: Mapping[str, Any], facts: Facts) -> Iterator[Problem]:

@@ -50,6 +50,8 @@ class Answer(Model):
     dataset: str
     verdict: str
     """kept, or the rule or stage that drops it"""
+    copy_of: str | None
+    """of a copy the id of the document that stays, of a contaminated document the benchmark's item"""
     copies: int
     object: str
     row: int
@@ -85,7 +87,7 @@ def _manifests(dataset: str) -> Iterator[tuple[str, CurationManifest]]:
 
 
 def _answers(root: str, manifest: CurationManifest, doc_id: str) -> Iterator[Answer]:
-    job, units = repeat_job(manifest)
+    job, units = repeat_job(manifest, root)
     stores = [ObjectStore(source.store) for source in job.recipe.sources]
 
     def find(unit: TaggedShard) -> list[int]:
@@ -132,6 +134,7 @@ def _answer(
         doc_id=documents.tags["doc_id"][place].as_py(),
         dataset=root,
         verdict="kept" if by == KEPT else recipe.verdicts[by],
+        copy_of=job.copies.stays(unit.id).get(documents.tags["row"][place].as_py()) if job.copies else None,
         copies=int(verdicts.copies[place]),
         object=unit.uri,
         row=documents.tags["row"][place].as_py(),
@@ -168,6 +171,8 @@ def answer_lines(answer: Answer) -> list[str]:
         f"kept, {a.copies} copies" if a.copies > 1 else "kept" if a.verdict == "kept" else f"dropped by {a.verdict}"
     )
     reason = next((f": {rule.reason}" for rule in a.rules if rule.name == a.verdict), "")
+    if a.copy_of is not None:
+        reason = f": holds text of {a.copy_of}" if a.verdict == "decontaminate" else f": {a.copy_of} stays in its place"
     lines = [f"{a.doc_id}: {verdict}{reason}", f"  row {a.row} of {a.object}", f"  dataset {a.dataset}"]
     for rule in a.rules:
         values = ", ".join(f"{name} = {value}" for name, value in rule.values.items())

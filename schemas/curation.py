@@ -1,5 +1,6 @@
 """A curated dataset's plan, its manifest, and the totals that its card shows."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -81,9 +82,9 @@ class StratumCut(Model):
 class StageTally(Model):
     """What a stage after the rules does."""
 
-    name: str = Field(description="sample or mixture")
+    name: str = Field(description="decontaminate, dedup:exact, dedup:near, dedup:features, sample or mixture")
     dropped: Tally
-    strata: tuple[StratumCut, ...]
+    strata: tuple[StratumCut, ...] = Field(description="of sample and mixture")
 
 
 class SourceLineage(Model):
@@ -139,6 +140,8 @@ class CurationManifest(Model):
     repeated: Tally = Field(default_factory=Tally, description="further copies: written = kept + repeated")
     undecided: int = Field(0, description="kept documents on which a rule is unknown")
     rules: tuple[RuleTally, ...]
+    search: str = Field("", description="fingerprint of the search for copies that lies in _assay/dedup")
+    copies: tuple[StageTally, ...] = Field((), description="what that search dropped, where the recipe asks for it")
     stages: tuple[StageTally, ...] = Field((), description="sample and mixture, where the recipe has them")
     thresholds: dict[str, float] = Field(default_factory=dict, description="tagger -> what threshold() stood for")
     statistics: dict[str, StoredObject] = Field(
@@ -150,20 +153,32 @@ class CurationManifest(Model):
     version: VersionRecord | None = Field(None, description="where output.versions is set")
 
 
-def recipe_fingerprint(recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float]) -> str:
-    """16 hex digits over what decides the verdict on a document; paths, runs and the takedown list are left out."""
+def recipe_fingerprint(
+    recipe: Recipe, sources: tuple[SourceLineage, ...], thresholds: dict[str, float], reference: Sequence[str] = ()
+) -> str:
+    """16 hex digits over what decides the verdict on a document; paths, runs and the takedown list are left out.
+
+    `reference` are the hashes of the benchmarks, which stand for their paths.
+    """
     body = recipe.model_dump(mode="json", exclude={"calibrations", "takedown"})
+    if recipe.decontaminate:
+        body["decontaminate"]["reference"] = list(reference)
     body["output"].pop("path")
     body["sources"] = [source.model_dump(mode="json", exclude={"store", "run"}) for source in recipe.sources]
     return fingerprint([body, [source.tagset for source in sources], thresholds])
 
 
 def curation_fingerprint(
-    recipe: str, sources: tuple[SourceLineage, ...], takedown: str | None = None, base: str | None = None
+    recipe: str,
+    sources: tuple[SourceLineage, ...],
+    takedown: str | None = None,
+    base: str | None = None,
+    search: str | None = None,
 ) -> str:
     """16 hex digits over everything that decides the bytes.
 
-    `recipe` is the recipe's fingerprint, `takedown` the hash of a takedown list, `base` that of the version before.
+    `recipe` is the recipe's fingerprint, `takedown` the hash of a takedown list, `base` that of the version before,
+    `search` the fingerprint of the search for copies.
     """
     lineage = [source.model_dump(mode="json", exclude={"store"}) for source in sources]
-    return fingerprint([recipe, lineage, takedown, base])
+    return fingerprint([recipe, lineage, takedown, base, *([search] if search else [])])

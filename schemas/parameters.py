@@ -6,8 +6,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from assay.schemas.base import Model
+from assay.schemas.dedup import Decontaminate, Dedup, FeatureCopies, NearCopies
 from assay.schemas.definition import Definition, LabelKind, Method, WeightBy
-from assay.schemas.recipe import Recipe
+from assay.schemas.recipe import Recipe, TaggedSource
 from assay.schemas.tagger import Axis
 
 
@@ -198,3 +199,42 @@ class TrainSaeParameters(Model):
     device: str | None = Field(None, description="cpu or cuda; by default the GPU if this machine has one")
     threads: int | None = Field(None, gt=0, description="CPU threads")
     checkpoint_minutes: float = Field(2.0, ge=0, description="minutes between checkpoints")
+
+
+class DedupOptions(RayOptions):
+    """What `assay dedup` takes besides the store; equal texts are always looked for."""
+
+    near: bool = Field(False, description="also look for near copies (MinHash)")
+    threshold: float = Field(0.8, gt=0, le=1, description="smallest Jaccard similarity of a near copy")
+    shingle: int = Field(5, ge=1, le=50, description="words in a shingle")
+    permutations: int = Field(128, ge=16, le=1024, description="MinHash values a document")
+    features: int | None = Field(None, ge=0, description="also compare the SAE features of this layer")
+    cosine: float = Field(0.95, gt=0, le=1, description="smallest cosine of features")
+    keep: str = Field("first", description="the copy that stays: first, longest or best:<score>")
+    reference: tuple[str, ...] = Field((), description="benchmark files whose text is looked for")
+    ngram: int = Field(13, ge=4, le=50, description="words in a run that a document shares with a benchmark")
+
+
+class DedupParameters(RayOptions):
+    """What the flow dedup does."""
+
+    sources: tuple[TaggedSource, ...] = Field(min_length=1)
+    output: str = Field(description="folder or URI for the result; made if absent")
+    dedup: Dedup | None = None
+    decontaminate: Decontaminate | None = None
+
+
+def dedup_parameters(store: str, run: str | None, output: str, options: DedupOptions) -> DedupParameters:
+    """The flow's parameters for one store."""
+    near = NearCopies(threshold=options.threshold, shingle=options.shingle, permutations=options.permutations)
+    layer = options.features
+    features = None if layer is None else FeatureCopies(layer=layer, cosine=options.cosine)
+    reference = Decontaminate(reference=options.reference, ngram=options.ngram) if options.reference else None
+    return DedupParameters(
+        sources=(TaggedSource(store=store, run=run),),
+        output=output,
+        dedup=Dedup(near=near if options.near else None, features=features, keep=options.keep),
+        decontaminate=reference,
+        workers=options.workers,
+        ray_address=options.ray_address,
+    )

@@ -8,8 +8,16 @@ from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, mod
 from pydantic_core import PydanticCustomError
 
 from assay.schemas.base import Model
+from assay.schemas.dedup import Decontaminate, Dedup
 from assay.schemas.expression import MAX_LENGTH, ExpressionError, parse_expression
 
+COPY_STAGES = {
+    "contaminated": "decontaminate",
+    "exact": "dedup:exact",
+    "near": "dedup:near",
+    "features": "dedup:features",
+}
+"""stage of a search for copies -> what drops its documents: after the rules, before sample and mixture"""
 STAGES = ("takedown", "sample", "mixture")
 """what drops documents besides the rules: takedown before them, the others after them, in this order"""
 
@@ -116,7 +124,8 @@ class Output(Model):
 class Recipe(Model):
     """What a data team reviews before a training run.
 
-    The first rule that matches drops a document; sample and then mixture choose among those that are left.
+    The first rule that matches drops a document. Of those that are left, the contaminated ones and then the copies go;
+    sample and then mixture choose among the rest.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}$")
@@ -131,6 +140,8 @@ class Recipe(Model):
         None, description="text file: an id, or sha256: and the SHA-256 of a text, a line; these are in no new dataset"
     )
     rules: tuple[Rule, ...] = ()
+    decontaminate: Decontaminate | None = Field(None, description="drop documents that hold text of benchmarks")
+    dedup: Dedup | None = Field(None, description="of several copies that the rules keep, keep one")
     sample: Sample | None = None
     mixture: Mixture | None = None
     output: Output
@@ -141,7 +152,7 @@ class Recipe(Model):
         names = [rule.name for rule in rules]
         if len(set(names)) < len(names):
             raise ValueError(f"two rules share a name: {names}")
-        if taken := sorted(set(names) & set(STAGES)):
+        if taken := sorted(set(names) & {*COPY_STAGES.values(), *STAGES}):
             raise ValueError(f"a rule can't have the name of a stage: {taken}")
         return rules
 
@@ -159,9 +170,21 @@ class Recipe(Model):
         return source_names(self.sources)
 
     @property
+    def copy_stages(self) -> tuple[str, ...]:
+        """What of a search for copies may drop a document; none if the recipe asks for no search."""
+        dedup = self.dedup
+        asked = {
+            "contaminated": self.decontaminate,
+            "exact": dedup,
+            "near": dedup and dedup.near,
+            "features": dedup and dedup.features,
+        }
+        return tuple(name for stage, name in COPY_STAGES.items() if asked[stage])
+
+    @property
     def verdicts(self) -> tuple[str, ...]:
-        """What may drop a document: the rules, then the stages; a verdict is an index into it."""
-        return (*(rule.name for rule in self.rules), *STAGES)
+        """What may drop a document: the rules, the search for copies, the stages; a verdict is an index into it."""
+        return (*(rule.name for rule in self.rules), *self.copy_stages, *STAGES)
 
 
 def source_names(sources: Sequence[TaggedSource]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from assay.schemas.yaml_file import load_yaml
 from assay.workers.corpora.records import REASONS, BadRecord
 from assay.workers.curate_job import CurateJob
 from assay.workers.curating import ShardCurator, output_schema
+from assay.workers.dedup.copies import COPIES
 from assay.workers.feature_table import features_schema
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.stores import open_store
@@ -106,6 +107,7 @@ def exchanged_models() -> dict[str, type[Model]]:
         "calibration",
         "corpus",
         "curation",
+        "dedup",
         "definition",
         "drift",
         "evidence",
@@ -181,8 +183,12 @@ def test_the_columns_that_curation_adds_are_described() -> None:
     tags = (TagColumn(name="score", axis="quality", kind="score"), TagColumn(name="label", axis="domain", kind="label"))
     schema = output_schema(CurateJob(recipe, "f" * 16, (), tags, {}))
     real = {re.sub(r"_(score|label)", r"_{\1}", n): kind for n, kind in arrow_columns(schema).items()}
-    own = {"assay_copy": "int32", "assay_rule": "string"}
+    own = {"assay_copy": "int32", "assay_rule": "string", "assay_copy_of": "string"}
     assert columns_of("Columns added to a curated dataset") == {**real, **own}
+
+
+def test_the_columns_of_a_list_of_copies_are_described() -> None:
+    assert columns_of("Columns of a list of copies") == arrow_columns(COPIES)
 
 
 def test_every_reason_for_quarantine_is_described_as_the_code_does() -> None:
@@ -353,7 +359,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         "output": {"path": str(demo / "curated"), "shard_mb": 0.002, "dropped": True},
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
-    curate.claim_output.fn(preview)
+    curate.claim_output.fn(preview.prepared)
     curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.prepared.manifests))
     for unit in preview.shards:
         curator.process(unit, "attempt")

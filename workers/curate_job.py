@@ -11,6 +11,7 @@ from assay.schemas.curation import StageTally
 from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardEntry
+from assay.workers.dedup.copies import CopyLists
 from assay.workers.storage.objects import ObjectStore
 
 _READ_WHOLE_BYTES = 2**20
@@ -32,6 +33,8 @@ class CurateJob(NamedTuple):
     """tagger -> what threshold() stands for"""
     watched: frozenset[tuple[int, int]] = frozenset()
     """(layer, feature) that every document keeps: absent means that it did not fire"""
+    copies: CopyLists | None = None
+    """the result of the recipe's search for copies, once there is one"""
     stages: tuple[StageTally, ...] = ()
     """what was found out so far about the recipe's stages: their cuts decide"""
     taken_down: frozenset[str] = frozenset()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from assay.schemas.corpus import Shard
 from assay.schemas.curation import OutputShard, Piece
 from assay.schemas.errors import AssayError
+from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
 from assay.workers.corpora.columns import parse_type
@@ -30,6 +31,7 @@ CONTROL = "_assay"
 _TIMED_BYTES = 2 * 2**20
 _PREFIX = "assay_"
 _COPY = f"{_PREFIX}copy"
+_COPY_OF = f"{_PREFIX}copy_of"
 _OWN_COLUMNS = ("doc_id", "n_tokens")
 
 
@@ -112,6 +114,8 @@ class ShardCurator:
         if by is not None:
             names = self._job.recipe.verdicts
             extra = extra.append_column(f"{_PREFIX}rule", pa.array([names[i] for i in by[mask]], pa.string()))
+            if self._job.recipe.copy_stages:
+                extra = extra.append_column(_COPY_OF, self._copy_of(f"{piece.source}-{entry.shard}", chosen))
         at = 0
         rows = chosen["row"].to_pylist()
         columns = source_columns(self._job)
@@ -121,6 +125,12 @@ class ShardCurator:
             for name in beside.column_names:
                 table = table.append_column(name, beside[name])
             into.write(table, count)
+
+    def _copy_of(self, shard: str, chosen: pa.Table) -> pa.Array:
+        """For each document the id of its copy that stays, or the benchmark item that it holds; else null."""
+        rows = chosen["row"].to_pylist()
+        stays = self._job.copies.stays(shard) if self._job.copies is not None else {}
+        return pa.array([stays.get(row) for row in rows], pa.string())
 
     def _tag_columns(self, tags: pa.Table) -> pa.Table:
         own = [f"{_PREFIX}{name}" for name in _OWN_COLUMNS]
@@ -149,7 +159,7 @@ class _Part:
         self._job = job
         schema = output_schema(job)
         if role == "dropped":
-            schema = pa.schema([f for f in schema if f.name != _COPY]).append(pa.field(f"{_PREFIX}rule", pa.string()))
+            schema = pa.schema([f for f in schema if f.name != _COPY] + dropped_fields(job.recipe))
         self._numbered = _COPY in schema.names
         self._shuffled: list[pa.Table] | None = [] if role == "kept" and job.recipe.output.order == "hash" else None
         self._file = new_file(job.recipe.output, schema)
@@ -201,7 +211,9 @@ def output_schema(job: CurateJob) -> pa.Schema:
                 own.append(pa.field(f"{_PREFIX}{column.name}_p", pa.float32()))
     if job.recipe.mixture and job.recipe.mixture.max_repeat > 1:
         own.append(pa.field(_COPY, pa.int32()))
-    names = [f.name for f in own] + ([f"{_PREFIX}rule"] if job.recipe.output.dropped else [])
+    names = [f.name for f in own]
+    if job.recipe.output.dropped:
+        names += [field.name for field in dropped_fields(job.recipe)]
     if clash := sorted(set(names) & set(source_columns(job))):
         raise AssayError(
             f"the source already has columns {clash}", hint="set output.tags: false, or rename them in the source"
@@ -212,6 +224,12 @@ def output_schema(job: CurateJob) -> pa.Schema:
             hint="set output.tags: false, or rename the tagger and tag again",
         )
     return pa.schema([*fields, *own])
+
+
+def dropped_fields(recipe: Recipe) -> list[pa.Field]:
+    """The columns that only dropped documents have: what dropped each, and of a copy the one that stays."""
+    names = [f"{_PREFIX}rule", *([_COPY_OF] if recipe.copy_stages else [])]
+    return [pa.field(name, pa.string()) for name in names]
 
 
 def tag_names(columns: tuple[TagColumn, ...]) -> Iterator[str]:

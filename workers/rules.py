@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from assay.schemas.curation import StageTally
 from assay.schemas.expression import Feature, Name, Node, parse_expression, walk
-from assay.schemas.recipe import Recipe
+from assay.schemas.recipe import COPY_STAGES, Recipe
 from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
 from assay.workers.expressions import Interval, Mask, Texts, known, numbers, truth
 from assay.workers.ranking import HashCache, Keys, hash_keys, score_keys
@@ -31,6 +31,11 @@ class ShardDocuments:
         """`tags` are the whole shard's, with the columns that the recipe reads."""
         self._job, self._unit, self._store, self._hashes = job, unit, store, hashes
         self.tags = tags
+
+    @property
+    def shard(self) -> str:
+        """The shard's id among all sources' shards."""
+        return self._unit.id
 
     @property
     def rows(self) -> int:
@@ -126,8 +131,9 @@ class Decider:
         strata = {stage.within for stage in [recipe.sample] if stage} | {m.by for m in [recipe.mixture] if m}
         names |= {name for name in strata if name}
         by_id = recipe.sample or recipe.mixture or "id" in names or self._job.taken_down
-        hashed = {"doc_id"} if by_id else set()
-        return sorted({"n_tokens", "n_bytes", *hashed, *(names - {"id", *_GIVEN})})
+        more = {"doc_id"} if by_id else set()
+        more |= {"row"} if recipe.copy_stages else set()
+        return sorted({"n_tokens", "n_bytes", *more, *(names - {"id", *_GIVEN})})
 
     def documents(self, unit: TaggedShard, columns: Sequence[str] | None = None) -> ShardDocuments:
         """The shard's documents, read with `columns` (by default those that the recipe reads)."""
@@ -150,6 +156,11 @@ class Decider:
             by[match & (by == KEPT)] = index
             matches.append(match)
             unknown.append(open_)
+        if self._job.copies is not None:
+            found = self._job.copies.read(documents.shard, documents.tags["row"].to_numpy())
+            goes = np.full(n, KEPT, np.int32)
+            goes[found.places] = [recipe.verdicts.index(COPY_STAGES[stage]) for stage in found.stage]
+            by = np.where(by == KEPT, goes, by)
         copies = (by == KEPT).astype(np.int32)
         views, after = [], []
         for stage in self._job.stages:

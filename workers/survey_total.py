@@ -52,6 +52,12 @@ class SurveyTotal:
             )
         )
 
+    def copies(self) -> tuple[StageTally, ...]:
+        """What the search for copies dropped; nothing while there is no result of it."""
+        names = self._job.recipe.verdicts
+        found = self._job.recipe.copy_stages if self._job.copies is not None else ()
+        return tuple(StageTally(name=name, dropped=self.dropped[names.index(name)], strata=()) for name in found)
+
     def by_stage(self) -> dict[str, Tally]:
         """What each stage drops, whether the recipe has it or not."""
         return dict(zip(STAGES, self.dropped[-len(STAGES) :], strict=True))

@@ -8,6 +8,7 @@ from assay.flows.cli import (  # noqa: F401 - adds the commands
     check,
     compare,
     datasets,
+    dedup,
     look,
     run,
     store,
