@@ -47,13 +47,13 @@ class Task:
 def write_store(task: Task) -> Path:
     """A store with a finished run of no tags over `task.documents` documents, with real features objects."""
     from assay.flows.scopes import resolve_scope
-    from assay.flows.stores import begin_run, open_store, seal, write_identity
     from assay.schemas.base import fingerprint
     from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard, SourceObject
     from assay.schemas.store import RunRecord, ShardCommit, features_prefix
     from assay.workers.feature_table import ParquetBuffer
     from assay.workers.shard_tags import TagWriter
     from assay.workers.storage.commits import CommitLog
+    from assay.workers.stores import begin_run, open_store, seal, write_identity
     from assay.workers.tagger_set import TaggerSet
 
     resolved = resolve_scope("embedded", device="cpu")
@@ -182,7 +182,8 @@ def measure(task: Task) -> Record:
             "cpu_seconds": {contestant: [run["cpu_seconds"] for run in found] for contestant, found in runs.items()},
             "documents_a_minute": round(60 * task.documents / median(seconds["apply"])),
             "documents_a_cpu_minute": round(60 * task.documents / median(r["cpu_seconds"] for r in runs["apply"])),
-            "ratio_to_scan": [round(a / b, 2) for a, b in zip(seconds["apply"], seconds[_SCAN], strict=True)],
+            "ratio_to_scan": _ratios(runs, "seconds"),
+            "cpu_ratio_to_scan": _ratios(runs, "cpu_seconds"),
             "peak_rss": {contestant: max(run["peak_rss"] for run in found) for contestant, found in runs.items()},
         }
     return {
@@ -197,6 +198,10 @@ def measure(task: Task) -> Record:
         | {package: version(package) for package in ("assay", "numpy", "pyarrow", "polars")},
         "cells": cells,
     }
+
+
+def _ratios(runs: dict[str, list[Record]], what: str) -> list[float]:
+    return [round(a[what] / b[what], 2) for a, b in zip(runs["apply"], runs[_SCAN], strict=True)]
 
 
 class _tags_of_this_run:
@@ -266,9 +271,9 @@ def _sum(column: Any, kind: Any) -> Any:
 
 def _columns(store: str, taggers: str) -> list[str]:
     from assay.flows.apply import base_run
-    from assay.flows.stores import read_identity
     from assay.schemas.tagger import load_taggers
     from assay.workers.storage.objects import ObjectStore
+    from assay.workers.stores import read_identity
     from assay.workers.tagger_set import TaggerSet
 
     objects = ObjectStore(store)
@@ -297,7 +302,10 @@ def lines(record: Record) -> Iterator[str]:
     for name, cell in record["cells"].items():
         peak = cell["peak_rss"]["apply"] / 2**20
         speed = f"{cell['documents_a_minute']:,} documents a minute ({cell['documents_a_cpu_minute']:,} a CPU minute)"
-        yield f"{name}: {speed}, {median(cell['ratio_to_scan'])} times the scan's time, {peak:.0f} MiB at most"
+        ratio = (
+            f"{median(cell['ratio_to_scan'])} times the scan's time ({median(cell['cpu_ratio_to_scan'])} of CPU time)"
+        )
+        yield f"{name}: {speed}, {ratio}, {peak:.0f} MiB at most"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from assay.dashboard import numbers
 from assay.dashboard.charts import amount, numbers_table, stacked_bar
-from assay.dashboard.diff_text import gate_lines, points, verdict_of
+from assay.dashboard.diff_text import gate_lines, metric_name, points, verdict_of
 from assay.dashboard.markup import Child, Html, data, join, tag
 from assay.dashboard.sections import label
 from assay.dashboard.shell import facts, key_figures, legend, page, section
-from assay.schemas.drift import Change, DriftReport, FeatureChange, LayerDrift, MetricDrift, Side, Stability
+from assay.schemas.drift import DriftReport, DriftSide, FeatureChange, LayerDrift, MetricDrift, Stability, ValueChange
 
 
 def drift_html(report: DriftReport) -> str:
@@ -28,7 +28,7 @@ _HOW = (
 
 def _header(report: DriftReport) -> Html:
     drifted = [metric for metric in report.metrics if metric.verdict == "drift"]
-    worst: Child = data(_name(drifted[0]), 24) if drifted else "nothing beyond chance"
+    worst: Child = data(metric_name(drifted[0].kind, drifted[0].metric), 24) if drifted else "nothing beyond chance"
     figures: list[tuple[str, Child, Child]] = [
         ("documents in A", amount(report.a.documents), f"{numbers.count(report.a.tokens)} tokens"),
         ("documents in B", amount(report.b.documents), f"{numbers.count(report.b.tokens)} tokens"),
@@ -46,12 +46,8 @@ def _header(report: DriftReport) -> Html:
     )
 
 
-def _side(side: Side) -> Html:
+def _side(side: DriftSide) -> Html:
     return join(data(side.uri, 120), f" ({side.kind} ", data(side.name, 60), ")")
-
-
-def _name(metric: MetricDrift) -> str:
-    return "length" if metric.kind == "length" else metric.metric
 
 
 def _metrics(metrics: Sequence[MetricDrift]) -> Html:
@@ -60,20 +56,22 @@ def _metrics(metrics: Sequence[MetricDrift]) -> Html:
     body = [
         tag(
             "tr",
-            tag("th", data(_name(metric)), tag("small", " ", verdict_of(metric)), scope="row"),
+            tag(
+                "th", data(metric_name(metric.kind, metric.metric)), tag("small", " ", verdict_of(metric)), scope="row"
+            ),
             *_stability(metric.documents, scale),
             *_stability(metric.tokens, scale),
         )
         for metric in metrics
     ]
     rows: list[tuple[Child, ...]] = [
-        (data(_name(m)), by, *(f"{x:.4f}" for x in (s.psi, s.noise, s.noise_95)), f"{s.q:.2g}",
+        (data(metric_name(m.kind, m.metric)), by, *(f"{x:.4f}" for x in (s.psi, s.noise, s.noise_95)), f"{s.q:.2g}",
          f"{m.jensen_shannon:.4f}")
         for m in metrics
         for by, s in (("documents", m.documents), ("tokens", m.tokens))
     ]  # fmt: skip
     exact = ("Metric", "by", "PSI", "chance, expected", "chance, 95 %", "q", "Jensen–Shannon, bits")
-    key = legend(("extra", "beyond chance"), ("fill", "within chance"), ("faint", "reach of chance"))
+    key = legend(("extra", "beyond chance"), ("fill", "within chance"))
     table = tag("table", tag("thead", head), tag("tbody", *body), class_="bars steps")
     return join(key, table, numbers_table(exact, rows))
 
@@ -103,10 +101,10 @@ def _metric(metric: MetricDrift) -> Html:
         (label(c.value), *(numbers.exact(n) for n in (*c.docs, *c.tokens))) for c in metric.changes
     ]
     counts = numbers_table(("Value", "documents in A", "in B", "tokens in A", "in B"), exact)
-    return section(_name(metric), text, join(tag("div", table, class_="scroll"), counts))
+    return section(metric_name(metric.kind, metric.metric), text, join(tag("div", table, class_="scroll"), counts))
 
 
-def _change(change: Change, n_a: int, n_b: int, scale: float) -> Html:
+def _change(change: ValueChange, n_a: int, n_b: int, scale: float) -> Html:
     clear = change.low > 0 or change.high < 0
     cells: list[Html] = []
     for n, whole, style in ((change.docs[0], n_a, "tone"), (change.docs[1], n_b, "extra" if clear else "tone")):
@@ -126,26 +124,32 @@ def _layer(layer: LayerDrift) -> Html:
         f"{numbers.percent(both.by_chance[1], 1)}). A question mark: features below the floor could undo the "
         "difference in firing."
     )
+    return section(f"Features of layer {layer.layer}", text, features_table(layer.changes))
+
+
+def features_table(changes: Sequence[FeatureChange]) -> Html:
+    """Features with their shares on both sides, or a word where there are none."""
     head = ("Feature", "A", "B", "points", "95 % interval", "", "fires on", "read by", "most in")
-    rows = [tag("tr", *_feature(change)) for change in layer.changes]
+    rows = [tag("tr", *_feature(change)) for change in changes]
     top = tag("tr", *(tag("th", name, scope="col") for name in head))
     table = tag("table", tag("thead", top), tag("tbody", *rows), class_="plain words")
-    content = tag("div", table, class_="scroll") if rows else tag("p", "None beyond chance.")
-    return section(f"Features of layer {layer.layer}", text, content)
+    return tag("div", table, class_="scroll") if rows else tag("p", "None beyond chance.")
 
 
 def _feature(change: FeatureChange) -> list[Html]:
     tokens = join(*(join(data(token, 24), " ") for token in change.tokens[:5]))
-    cells: list[Child] = [
+    figures = [
         *(numbers.percent(share, 1) for share in change.share),
         points(change.difference),
         f"{points(change.low)} to {points(change.high)}",
         "" if change.certain else "?",
-        tokens,
-        join(*(join(data(name), " ") for name in change.read_by)),
-        data(change.example, 40),
     ]
-    return [tag("th", str(change.feature), scope="row"), *(tag("td", cell) for cell in cells)]
+    read_by = join(*(join(data(name), " ") for name in change.read_by))
+    return [
+        tag("th", str(change.feature), scope="row"),
+        *(tag("td", figure, style="white-space:nowrap") for figure in figures),
+        *(tag("td", cell) for cell in (tokens, read_by, data(change.example, 120))),
+    ]
 
 
 def _footer(report: DriftReport) -> Html:
@@ -161,5 +165,5 @@ def _footer(report: DriftReport) -> Html:
     return tag("footer", facts(entries), *notes)
 
 
-def _made(side: Side) -> list[tuple[str, str]]:
+def _made(side: DriftSide) -> list[tuple[str, str]]:
     return [("corpus", side.corpus), ("encoder", side.encoder), ("tag set", side.tagset)]

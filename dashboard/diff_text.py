@@ -8,7 +8,8 @@ from rich.text import Text
 
 from assay.dashboard import numbers
 from assay.dashboard.markup import visible
-from assay.schemas.drift import Change, DriftReport, FeatureChange, LayerDrift, MetricDrift, Side, Stability
+from assay.dashboard.text import table
+from assay.schemas.drift import DriftReport, DriftSide, FeatureChange, LayerDrift, MetricDrift, Stability, ValueChange
 
 SHOWN_CHANGES = 6
 SHOWN_FEATURES = 5
@@ -34,6 +35,11 @@ def verdict_of(metric: MetricDrift) -> str:
         return "the same"
     near = any(s.psi > s.noise_95 for s in (metric.documents, metric.tokens))
     return "noise: one in so many comparisons may reach it" if near else "noise: chance gives as much"
+
+
+def metric_name(kind: str, name: str) -> str:
+    """A metric as a reader knows it."""
+    return "length" if kind == "length" else visible(name, 48)
 
 
 def points(share: float) -> str:
@@ -62,7 +68,7 @@ def gate_lines(report: DriftReport) -> list[str]:
     return [head, *(f"  {line}" for line in lines)]
 
 
-def side_line(name: str, side: Side) -> str:
+def side_line(name: str, side: DriftSide) -> str:
     """One side in a line."""
     what = f"{side.kind} {visible(side.name)}"
     size = f"{numbers.exact(side.documents)} documents, {numbers.count(side.tokens)} tokens"
@@ -74,7 +80,7 @@ def _parts(report: DriftReport) -> Iterable[RenderableType]:
     yield Text(side_line("B", report.b))
     yield Text("")
     head = ("metric", "PSI by documents", "chance, 95 %", "PSI by tokens", "chance, 95 %", "bins", "verdict")
-    yield _table(head, [_metric_row(m) for m in report.metrics], left=(0, 6))
+    yield table(head, [_metric_row(m) for m in report.metrics], left=(0, 6))
     for metric in report.metrics:
         if metric.verdict == "drift":
             yield from _changes(metric)
@@ -96,27 +102,33 @@ def _metric_row(metric: MetricDrift) -> Sequence[str]:
     def pair(stability: Stability) -> tuple[str, str]:
         return f"{stability.psi:.3f}", f"{stability.noise_95:.3f}"
 
-    name = "length" if metric.kind == "length" else visible(metric.metric)
-    return name, *pair(metric.documents), *pair(metric.tokens), str(metric.bins), verdict_of(metric)
+    return (
+        metric_name(metric.kind, metric.metric),
+        *pair(metric.documents),
+        *pair(metric.tokens),
+        str(metric.bins),
+        verdict_of(metric),
+    )
 
 
 def _changes(metric: MetricDrift) -> Iterable[RenderableType]:
     a, b = metric.median
     median = f": median {_number(a)} → {_number(b)}" if a is not None and b is not None else ""
-    yield Text(f"\n{'length' if metric.kind == 'length' else visible(metric.metric)}{median}", style="bold")
+    yield Text(f"\n{metric_name(metric.kind, metric.metric)}{median}", style="bold")
     n_a, n_b = (sum(change.docs[side] for change in metric.changes) for side in (0, 1))
     clear = [change for change in metric.changes if change.low > 0 or change.high < 0]
     rows = [_change_row(change, n_a, n_b) for change in clear[:SHOWN_CHANGES]]
-    yield _table(("", "A", "B", "difference", "95 % interval, in points"), rows, left=(0,))
+    yield table(("", "A", "B", "difference", "95 % interval, in points"), rows, left=(0,))
     if rest := len(metric.changes) - len(rows):
         noisy = len(metric.changes) - len(clear)
-        yield Text(f"  {numbers.plural(rest, 'more value')}, {noisy} of them within chance", style="dim")
+        of_them = "within chance" if noisy == rest else f"{noisy} of them within chance"
+        yield Text(f"  {numbers.plural(rest, 'more value')}, {of_them}", style="dim")
     for labels, where in ((metric.appeared, "only in B"), (metric.vanished, "only in A")):
         if labels:
             yield Text(f"  {where}: {', '.join(visible(label, 40) for label in labels[:12])}", style="dim")
 
 
-def _change_row(change: Change, n_a: int, n_b: int) -> Sequence[str]:
+def _change_row(change: ValueChange, n_a: int, n_b: int) -> Sequence[str]:
     shares = (numbers.percent(n, whole) for n, whole in zip(change.docs, (n_a, n_b), strict=True))
     interval = f"{points(change.low)} to {points(change.high)}"
     return f"  {visible(change.value, 40) or '(undecided)'}", *shares, points(change.difference), interval
@@ -135,8 +147,13 @@ def _layer(layer: LayerDrift) -> Iterable[RenderableType]:
     rose = [change for change in layer.changes if change.difference > 0][:SHOWN_FEATURES]
     fell = [change for change in layer.changes if change.difference < 0][:SHOWN_FEATURES]
     if rose or fell:
-        head = ("", "A", "B", "difference", "95 % interval, in points", "", "fires on", "most in")
-        yield _table(head, [_feature_row(change) for change in (*rose, *fell)], left=(0, 5, 6, 7))
+        yield feature_table([*rose, *fell])
+
+
+def feature_table(changes: Sequence[FeatureChange]) -> Table:
+    """Features with their shares on both sides."""
+    head = ("", "A", "B", "difference", "95 % interval, in points", "", "fires on", "most in")
+    return table(head, [_feature_row(change) for change in changes], left=(0, 5, 6, 7), fold=(0, 7))
 
 
 def _feature_row(change: FeatureChange) -> Sequence[str]:
@@ -153,12 +170,3 @@ def _feature_row(change: FeatureChange) -> Sequence[str]:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:,.0f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for index, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if index in left else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

@@ -82,12 +82,17 @@ def headed(title: str, content: RenderableType) -> Iterable[RenderableType]:
     yield content
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)) -> Table:
-    """Cells as plain text, so that none is markup; the columns in `left` are aligned so, the others right."""
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,), fold: Sequence[int] = (0,)
+) -> Table:
+    """Cells as plain text, so that none is markup; the columns in `left` are aligned so, the others right.
+
+    Where there is no room, the columns in `fold` go on in a new line and the others are cut.
+    """
     made = Table(box=None, pad_edge=False, show_header=any(head), header_style="dim")
     for index, name in enumerate(head):
-        fold: Literal["fold", "ellipsis"] = "fold" if index == 0 else "ellipsis"
-        made.add_column(Text(name), justify="left" if index in left else "right", overflow=fold)
+        overflow: Literal["fold", "ellipsis"] = "fold" if index in fold else "ellipsis"
+        made.add_column(Text(name), justify="left" if index in left else "right", overflow=overflow)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from assay.flows.progress import duration
 from assay.flows.status import undecided_lines
-from assay.flows.stores import begin_run, list_runs, load_manifest, read_identity, read_plan, seal
 from assay.flows.work import Placement, work_through
 from assay.schemas.base import fingerprint
 from assay.schemas.parameters import ApplyParameters
@@ -16,6 +15,7 @@ from assay.schemas.tagger import load_taggers
 from assay.workers.applying import ApplyJob, ShardApplier, missing_features
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import begin_run, list_runs, load_manifest, read_identity, read_plan, seal
 from assay.workers.tagger_set import no_residuals
 
 

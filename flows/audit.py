@@ -7,7 +7,6 @@ from pathlib import Path
 from assay.flows.audit_run import TaggedRun
 from assay.flows.progress import shard_progress
 from assay.flows.scopes import CONFIGS, weights_are_here
-from assay.flows.stores import load_manifest, read_identity, read_taggers
 from assay.schemas.audit import AuditReport, IdentityAudit, IdentityTerms
 from assay.schemas.errors import AssayError, unknown_name
 from assay.schemas.store import TagManifest
@@ -22,6 +21,7 @@ from assay.workers.corpora.reading import Cursors
 from assay.workers.feature_table import features_table
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_identity, read_taggers
 
 IDENTITY_TERMS = CONFIGS / "audit" / "identity_terms.yaml"
 

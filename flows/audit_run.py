@@ -13,7 +13,7 @@ from assay.taggers.audit_sums import LENGTH, Chunk
 from assay.taggers.feature_values import ValueReader
 from assay.workers.corpora.reading import Cursors
 from assay.workers.corpora.rows import read_rows
-from assay.workers.curating import load_tags, source_shard
+from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
@@ -47,7 +47,7 @@ class TaggedRun:
     def chunks(self, entry: ShardEntry, cursors: Cursors) -> Iterator[Chunk]:
         """The shard's documents, a row group of its features at a time; its source is read for columns only."""
         assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
-        tags = load_tags(self._store, entry)
+        tags = pa.concat_tables(iter_parquet(pa.BufferReader(self._store.read_verified(entry.objects["tags"]))))
         given = {name: self._column(entry, tags, column, cursors) for name, column in self._columns.items()}
         features = pa.BufferReader(self._store.read_verified(entry.objects["features"]))
         at = 0

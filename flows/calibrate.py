@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.base import canonical_json
 from assay.schemas.calibration import Calibration
 from assay.schemas.errors import AssayError, printable, unknown_name
@@ -26,6 +25,7 @@ from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_taggers
 
 _YES, _NO = {"1", "true", "yes", "positive"}, {"0", "false", "no", "negative"}
 
@@ -84,8 +84,8 @@ def calibrate(parameters: CalibrateParameters) -> CalibrateReport:
         raise AssayError(f"no document of run {manifest.run} has a score by {tagger.name!r}", where=parameters.store)
     if parameters.sample is not None:
         edges = _edges(run.scores, documents)
-        sizes = _sizes(run.scores, edges)
-        return CalibrateReport(None, _write_sample(run, parameters, edges, sizes), sizes)
+        found = _sizes(run.scores, edges)
+        return CalibrateReport(None, _write_sample(run, parameters, edges, found), found)
     rule, target = parameters.rule
     labelled, digest, figures = 0, None, {}
     sizes: tuple[int, ...] = ()

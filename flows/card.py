@@ -18,13 +18,14 @@ _DATA = {"parquet": ("parquet", "data/*.parquet"), "jsonl.zst": ("json", "data/*
 def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
     """The card of a finished dataset; the same manifest gives the same text."""
     recipe, kept = manifest.recipe, manifest.kept
+    written = kept + manifest.repeated
     builder, pattern = _DATA[recipe.output.format]
     total = kept.tokens + manifest.dropped.tokens
     lines = [
         f"# {recipe.name}",
         "",
         *([_cell(recipe.description), ""] if recipe.description else []),
-        f"{kept.documents:,} documents, {kept.tokens:,} tokens, {kept.bytes:,} bytes of text, "
+        f"{written.documents:,} documents, {written.tokens:,} tokens, {written.bytes:,} bytes of text, "
         f"in {len(manifest.shards):,} shards. Curated by Assay {manifest.assay_version} from SAE-feature tags.",
         "",
         "## Loading",
@@ -39,6 +40,7 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         "Run it in this folder, or put its path before `data/`. `manifest.json` lists every shard with its size, "
         "rows and SHA-256.",
         "",
+        *_version(manifest),
         "## Where it comes from",
         "",
         *_table(
@@ -55,20 +57,28 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
         f"+ quarantined {manifest.rows_quarantined:,}. Kept {_share(kept.tokens, total)} of the tokens.",
         "",
         *_table(
-            ["rule", "why", "documents dropped", "tokens dropped", "would drop alone"],
+            ["rule", "why", "documents dropped", "tokens dropped", "would drop alone", "undecided"],
             [
-                [r.name, r.reason, f"{r.dropped.documents:,}", f"{r.dropped.tokens:,}", f"{r.alone:,}"]
+                [
+                    r.name,
+                    r.reason,
+                    f"{r.dropped.documents:,}",
+                    f"{r.dropped.tokens:,}",
+                    f"{r.alone:,}",
+                    f"{r.undecided:,}",
+                ]
                 for r in manifest.rules
             ],
         ),
         "",
-        "A document is counted under the first rule that drops it. Quarantined rows (broken records, empty texts) "
-        "are listed with their reasons in the tagging run's store.",
+        "A document is counted under the first rule that drops it; the stages below come after all rules. Quarantined "
+        "rows (broken records, empty texts) are listed with their reasons in the tagging run's store.",
         "",
+        *_stages(manifest),
         "## Composition of what was kept",
         "",
-        *_composition(statistics, "domain", kept.tokens),
-        *_composition(statistics, "language", kept.tokens),
+        *_composition(statistics, "domain", written.tokens),
+        *_composition(statistics, "language", written.tokens),
         "## Columns",
         "",
         *_table(["column", "type"], [[name, kind] for name, kind in manifest.columns.items()]),
@@ -80,8 +90,57 @@ def dataset_card(manifest: CurationManifest, statistics: pa.Table) -> str:
     return f"---\n{_header(manifest)}---\n\n" + "\n".join(lines)
 
 
+def _version(manifest: CurationManifest) -> list[str]:
+    """Where the dataset stands in its chain of versions, and what was taken down."""
+    lines = []
+    if version := manifest.version:
+        lines += [
+            "## Version",
+            "",
+            f"This is version {version.number}. Its folder holds what was new in it; the whole dataset, "
+            f"{version.rows:,} rows and {version.tokens:,} tokens, is the {len(version.parts):,} parts that "
+            "`version.parts` of `manifest.json` lists, with keys relative to the folder above this one.",
+            "",
+        ]
+    if down := manifest.takedown:
+        lines += [
+            f"A takedown list of {down.entries:,} entries (SHA-256 {down.sha256}) kept out {down.new_documents:,} new "
+            f"documents and took {down.removed_rows:,} rows out of {down.rewritten_parts:,} parts of earlier versions.",
+            "",
+        ]
+    return lines
+
+
+def _stages(manifest: CurationManifest) -> list[str]:
+    """What sample and mixture did, for each stratum."""
+    lines = []
+    for stage in manifest.stages:
+        by = manifest.recipe.mixture.by if stage.name == "mixture" and manifest.recipe.mixture else "stratum"
+        rows = [
+            [
+                s.stratum or ("all others" if len(stage.strata) > 1 else "all"),
+                f"{s.available.documents:,}",
+                f"{s.kept.documents:,}",
+                f"{s.written.documents:,}",
+                f"{s.written.tokens:,}",
+                "capped by max_repeat" if s.capped else "",
+            ]
+            for s in stage.strata
+            if s.available.documents or s.wanted
+        ]
+        head = [by, "documents there", "kept", "written", "tokens written", ""]
+        lines += [f"### {stage.name}", "", *_table(head, rows), ""]
+    if manifest.repeated.documents:
+        lines += [
+            f"Written {manifest.kept.documents + manifest.repeated.documents:,} = kept {manifest.kept.documents:,} + "
+            f"repeats {manifest.repeated.documents:,}; `assay_copy` numbers the copies of a document from 0.",
+            "",
+        ]
+    return lines
+
+
 def _header(manifest: CurationManifest) -> str:
-    recipe, n = manifest.recipe, manifest.kept.documents
+    recipe, n = manifest.recipe, (manifest.kept + manifest.repeated).documents
     size = next((name for limit, name in [*_SIZES, *_LARGER] if n < limit), "100B<n<1T")
     header: dict[str, Any] = {
         "pretty_name": recipe.name,

@@ -5,7 +5,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,57 +14,44 @@ from prefect.tasks import exponential_backoff
 
 from assay.flows.card import dataset_card
 from assay.flows.engine import assay_version, in_flow_run, markdown_list, step
+from assay.flows.preparation import Prepared, prepare
 from assay.flows.progress import duration, shard_progress
-from assay.flows.stores import load_manifest
+from assay.flows.versions import seal_version
 from assay.schemas.base import canonical_json, record_json
-from assay.schemas.curation import (
-    CurationManifest,
-    OutputShard,
-    RuleTally,
-    SourceLineage,
-    Tally,
-    curation_fingerprint,
-)
+from assay.schemas.curation import CurationManifest, OutputShard, RuleTally, Tally
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import CurateParameters
-from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import merge
-from assay.schemas.store import ShardCommit, StoredObject, TagManifest
-from assay.schemas.yaml_file import load_yaml
-from assay.workers.corpora.columns import unify_columns
-from assay.workers.curating import (
-    CONTROL,
-    CurateJob,
-    OutputPlanner,
-    ShardCurator,
-    Survey,
-    Surveyor,
-    TaggedShard,
-    output_schema,
-)
+from assay.schemas.store import ShardCommit, StoredObject
+from assay.workers.curate_job import CurateJob
+from assay.workers.curating import CONTROL, ShardCurator, output_schema
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.pool import PoolOptions, WorkPool
-from assay.workers.rules import check_rules
+from assay.workers.ranking import HashCache
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
-
-_MERGE_EVERY = 64
+from assay.workers.survey_total import SurveyTotal
+from assay.workers.surveying import OutputPlanner, Surveyor, find_stages, in_order
+from assay.workers.takedown import listed_ids
 
 
 class Preview(NamedTuple):
     """What a recipe does, before anything is written."""
 
     job: CurateJob
-    manifests: tuple[TagManifest, ...]
-    lineage: tuple[SourceLineage, ...]
+    prepared: Prepared
     rows_in: int
     rows_quarantined: int
     kept: Tally
+    written: Tally
     dropped: Tally
+    undecided: int
+    by_stage: dict[str, Tally]
+    """what takedown, sample and mixture drop"""
     rules: tuple[RuleTally, ...]
-    kept_statistics: pa.Table
-    dropped_statistics: pa.Table
+    statistics: dict[str, pa.Table]
+    """kept, dropped, and repeated where documents are"""
     shards: tuple[OutputShard, ...]
 
 
@@ -79,97 +65,42 @@ class CurateReport(NamedTuple):
     seconds: float
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a YAML file; its relative paths are taken from where the command runs."""
-    return load_yaml(path, Recipe)
-
-
-def prepare(parameters: CurateParameters) -> tuple[CurateJob, tuple[TagManifest, ...], tuple[SourceLineage, ...]]:
-    """Reads the sources' manifests and checks the recipe against them; AssayError before anything is written."""
-    recipe = parameters.recipe
-    manifests = tuple(load_manifest(ObjectStore(source.store), source.run) for source in recipe.sources)
-    first = manifests[0]
-    for source, manifest in zip(recipe.sources, manifests, strict=True):
-        if manifest.tagset != first.tagset:
-            raise AssayError(
-                f"sources are tagged differently: {first.tagset} and {manifest.tagset}",
-                where=f"{parameters.where}: {source.store}",
-                hint="tags of different models or taggers can't be mixed: tag both corpora with one scope",
-            )
-    check_rules(recipe.rules, first.taggers, where=parameters.where)
-    lineage = tuple(
-        SourceLineage(
-            store=source.store,
-            run=m.run,
-            corpus=m.corpus,
-            encoder=m.encoder,
-            tagset=m.tagset,
-            shards=len(m.shards),
-            unreadable_shards=m.unreadable_shards,
-        )
-        for source, m in zip(recipe.sources, manifests, strict=True)
-    )
-    job = CurateJob(
-        recipe=recipe,
-        fingerprint=curation_fingerprint(recipe, lineage),
-        options=tuple(m.options for m in manifests),
-        tag_columns=first.taggers,
-        columns=unify_columns(m.columns for m in manifests),
-    )
-    output_schema(job)
-    return job, manifests, lineage
-
-
 @task(name="survey", persist_result=False)
-def survey(parameters: CurateParameters) -> Preview:
-    """Applies the rules to every tagged shard, reading tags only; lays out the output shards."""
-    job, manifests, lineage = prepare(parameters)
-    units = [
-        TaggedShard(s, i, entry)
-        for s, manifest in enumerate(manifests)
-        for i, entry in enumerate(manifest.shards)
-        if not entry.unreadable
-    ]
-    rules = job.recipe.rules
-    dropped_by = [Tally() for _ in rules]
-    alone = [0] * len(rules)
-    kept = Tally()
-    statistics: tuple[list[pa.Table], list[pa.Table]] = ([], [])
-    planner = OutputPlanner(job.recipe)
-    surveyor = Surveyor(job)
-    for unit in units:
-        found: Survey = surveyor.process(unit, "survey")
+def survey(parameters: CurateParameters, statistics: bool = True) -> Preview:
+    """Applies the recipe to every tagged shard, reading tags only; lays out the output shards."""
+    prepared = prepare(parameters)
+    job, shards = prepared.job, prepared.shards
+    units = [unit for unit in shards if not unit.entry.unreadable]
+    if prepared.listed:
+        job = job._replace(taken_down=listed_ids(job, units, prepared.listed))
+    hashes = HashCache()
+    job = find_stages(job, units, hashes)
+    surveyor, planner, total = Surveyor(job, hashes, statistics=statistics), OutputPlanner(job.recipe), SurveyTotal(job)
+    for unit, found in zip(units, in_order(partial(surveyor.process, attempt="survey"), units), strict=True):
         planner.add(unit, found)
-        kept += found.kept
-        dropped_by = [a + b for a, b in zip(dropped_by, found.dropped, strict=True)]
-        alone = [a + b for a, b in zip(alone, found.alone, strict=True)]
-        statistics[0].append(found.kept_statistics)
-        statistics[1].append(found.dropped_statistics)
-        if len(statistics[0]) >= _MERGE_EVERY:
-            statistics = ([merge(statistics[0])], [merge(statistics[1])])
-    quarantined = sum(m.rows_quarantined for m in manifests)
-    dropped = sum(dropped_by, Tally())
-    rows_in = sum(m.rows_in for m in manifests)
-    if rows_in != kept.documents + dropped.documents + quarantined:
+        total.add(found)
+    quarantined = sum(unit.entry.rows_quarantined for unit in shards)
+    rows_in = sum(unit.entry.rows_in for unit in shards)
+    dropped = sum(total.dropped, Tally())
+    if rows_in != total.kept.documents + dropped.documents + quarantined:
         raise AssayError(
-            f"{rows_in} rows in, but kept {kept.documents} + dropped {dropped.documents} + quarantined {quarantined}",
+            f"{rows_in} rows in, but kept {total.kept.documents} + dropped {dropped.documents} "
+            f"+ quarantined {quarantined}",
             where=parameters.where,
             hint="a tags shard doesn't match its manifest; this is a defect, nothing was written",
         )
     return Preview(
-        job=job,
-        manifests=manifests,
-        lineage=lineage,
+        job=job._replace(stages=total.stages()),
+        prepared=prepared,
         rows_in=rows_in,
         rows_quarantined=quarantined,
-        kept=kept,
+        kept=total.kept,
+        written=total.written,
         dropped=dropped,
-        rules=tuple(
-            RuleTally(name=rule.name, reason=rule.reason, dropped=d, alone=a)
-            for rule, d, a in zip(rules, dropped_by, alone, strict=True)
-        ),
-        kept_statistics=merge(statistics[0]),
-        dropped_statistics=merge(statistics[1]),
+        undecided=total.undecided,
+        by_stage=total.by_stage(),
+        rules=total.rules(),
+        statistics=total.statistics(),
         shards=tuple(planner.finish()),
     )
 
@@ -195,7 +126,10 @@ def claim_output(preview: Preview) -> None:
         raise AssayError(
             "the output folder holds a dataset of another recipe or of other sources",
             where=job.recipe.output.path,
-            hint="datasets are never overwritten: set output.path to a new folder, such as .../v2",
+            hint="datasets are never overwritten: set output.path to a new folder"
+            if preview.prepared.chain is None
+            else "its writing was broken off and the sources have changed since: delete this folder, which has no "
+            "manifest, and run again",
         )
 
 
@@ -214,7 +148,7 @@ def write_dataset(parameters: CurateParameters, preview: Preview) -> int:
     if not todo:
         return 0
     workers = min(parameters.workers or os.cpu_count() or 1, len(todo))
-    entries = tuple(m.shards for m in preview.manifests)
+    entries = tuple(m.shards for m in preview.prepared.manifests)
     failed = []
     with (
         ray_session(parameters.ray_address, cpus=workers),
@@ -249,10 +183,10 @@ def seal_dataset(preview: Preview) -> CurationManifest:
     job, attempt = preview.job, uuid.uuid4().hex[:12]
     output = ObjectStore(job.recipe.output.path)
     commits = list(CommitLog(output, CONTROL).read_many(shard.id for shard in preview.shards))
-    kept_rows = sum(commit.rows_kept for commit in commits)
-    if kept_rows != preview.kept.documents:
+    written = sum(commit.rows_kept + commit.rows_repeated for commit in commits)
+    if written != preview.written.documents:
         raise AssayError(
-            f"{kept_rows} documents were written, {preview.kept.documents} were to be",
+            f"{written} documents were written, {preview.written.documents} were to be",
             where=job.recipe.output.path,
             hint="this is a defect; the dataset has no manifest and should not be used",
         )
@@ -260,25 +194,32 @@ def seal_dataset(preview: Preview) -> CurationManifest:
         name: output.create_named(
             f"{CONTROL}/statistics", name, ".parquet", parquet_bytes(table), table.num_rows, attempt=attempt
         )
-        for name, table in (("kept", preview.kept_statistics), ("dropped", preview.dropped_statistics))
+        for name, table in preview.statistics.items()
     }
-    schema = output_schema(job)
+    parts = tuple(commit.objects["data"] for commit in commits)
+    takedown, version = seal_version(preview.prepared, parts, preview.by_stage["takedown"], preview.written, attempt)
     manifest = CurationManifest(
         fingerprint=job.fingerprint,
         assay_version=assay_version(),
         recipe=job.recipe,
-        sources=preview.lineage,
-        columns={field.name: str(field.type) for field in schema},
+        sources=preview.prepared.lineage,
+        columns={field.name: str(field.type) for field in output_schema(job)},
         rows_in=preview.rows_in,
         kept=preview.kept,
         dropped=preview.dropped,
         rows_quarantined=preview.rows_quarantined,
+        repeated=preview.written - preview.kept,
+        undecided=preview.undecided,
         rules=preview.rules,
+        stages=job.stages,
+        thresholds=job.thresholds,
         statistics=statistics,
-        shards=tuple(commit.objects["data"] for commit in commits),
+        shards=parts,
         dropped_shards=tuple(_dropped(commits)),
+        takedown=takedown,
+        version=version,
     )
-    output.create("README.md", dataset_card(manifest, preview.kept_statistics).encode(), attempt=attempt)
+    output.create("README.md", dataset_card(manifest, written_statistics(preview)).encode(), attempt=attempt)
     output.create("manifest.json", record_json(manifest), attempt=attempt)
     return CurationManifest.model_validate_json(output.read("manifest.json"))
 
@@ -288,13 +229,22 @@ def curate(parameters: CurateParameters) -> CurateReport:
     """Makes a curated dataset from tagged corpora; run again, it does only what is missing."""
     started = time.monotonic()
     preview: Preview = step(survey)(parameters)
+    chain = preview.prepared.chain
+    if chain is not None and preview.prepared.nothing_new:
+        last = chain.versions[-1].manifest
+        return CurateReport(last, last.recipe.output.path, 0, time.monotonic() - started)
     step(claim_output)(preview)
     written = step(write_dataset)(parameters, preview)
     manifest = step(seal_dataset)(preview)
-    report = CurateReport(manifest, parameters.recipe.output.path, written, time.monotonic() - started)
+    report = CurateReport(manifest, manifest.recipe.output.path, written, time.monotonic() - started)
     if in_flow_run():
         create_markdown_artifact(markdown_list(curation_lines(report)), key="curation-summary")
     return report
+
+
+def written_statistics(preview: Preview) -> pa.Table:
+    """Of what is in the dataset, copies counted."""
+    return merge([table for name, table in preview.statistics.items() if name != "dropped"])
 
 
 def curation_lines(report: CurateReport) -> list[str]:
@@ -307,11 +257,29 @@ def curation_lines(report: CurateReport) -> list[str]:
         f"+ quarantined {m.rows_quarantined:,}",
         f"tokens kept {m.kept.tokens:,} of {m.kept.tokens + m.dropped.tokens:,}",
     ]
+    if m.version:
+        lines.append(
+            f"version {m.version.number}: {m.version.rows:,} rows and {m.version.tokens:,} tokens in all, "
+            f"in {len(m.version.parts):,} parts"
+        )
+    if m.takedown:
+        lines.append(
+            f"takedown: {m.takedown.entries:,} entries kept out {m.takedown.new_documents:,} new documents and took "
+            f"{m.takedown.removed_rows:,} rows out of {m.takedown.rewritten_parts:,} earlier parts"
+        )
     if unreadable := unreadable_shards(m):
         lines.append(f"{unreadable:,} input shards could not be read when they were tagged: nothing of them is in it")
     if not m.kept.documents:
-        lines.append("the rules kept nothing")
+        lines.append("the recipe kept nothing")
+    if m.repeated.documents:
+        lines.append(
+            f"written {m.kept.documents + m.repeated.documents:,} = kept + {m.repeated.documents:,} repeats, "
+            f"{m.kept.tokens + m.repeated.tokens:,} tokens"
+        )
     lines += [f"  {rule.name}: dropped {rule.dropped.documents:,} ({rule.alone:,} alone)" for rule in m.rules]
+    lines += [f"  {stage.name}: dropped {stage.dropped.documents:,}" for stage in m.stages]
+    if m.undecided:
+        lines.append(f"{m.undecided:,} kept documents have a rule that could not be decided")
     return lines
 
 

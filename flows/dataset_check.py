@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from assay.flows.stores import read_as
 from assay.schemas.base import Model
 from assay.schemas.curation import CurationManifest
 from assay.schemas.errors import AssayError, StorageError
@@ -12,6 +11,8 @@ from assay.schemas.store import StoredObject
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.log_check import Counts, Finding, LogCheck, check_object
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import read_as
+from assay.workers.versions import version_folder
 
 CONTROL = "_assay"
 CLAIM = f"{CONTROL}/recipe.json"
@@ -75,7 +76,7 @@ class DatasetCheck:
             what = f"{len(lost)} of its parts are in no commit, the first {lost[0]}"
             yield Finding("disagrees", _MANIFEST, what, (_MANIFEST,))
         named |= parts
-        for stored in objects_of(manifest):
+        for stored in objects_of((manifest.model_copy(update={"version": None}), _own_objects(manifest))):
             if stored.key in check.named:
                 continue
             named.add(stored.key)
@@ -84,6 +85,19 @@ class DatasetCheck:
                 yield finding
         if not self._store.exists("README.md"):
             yield Finding("missing", "README.md", "the dataset has no card", (_MANIFEST,))
+
+
+def _own_objects(manifest: CurationManifest) -> tuple[StoredObject, ...]:
+    """What a version names in its own folder; what lies in an earlier one's is that one's to check."""
+    version = manifest.version
+    if version is None:
+        return ()
+    folder = f"{version_folder(version.number)}/"
+    return tuple(
+        stored.model_copy(update={"key": stored.key.removeprefix(folder)})
+        for stored in (version.inputs, *version.parts)
+        if stored.key.startswith(folder)
+    )
 
 
 def objects_of(record: object) -> Iterator[StoredObject]:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from assay.dashboard import as_html, as_json
-from assay.flows.curate import CurateReport, curate, read_recipe
+from assay.flows.curate import CurateReport, curate
 from assay.flows.demo_corpus import write_demo_corpus
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
+from assay.flows.recipes import read_recipe
 from assay.flows.report import build_report
 from assay.flows.tag import TagReport, tag_corpus
 from assay.schemas.parameters import CurateParameters, TagParameters

@@ -1,6 +1,5 @@
 """diff: what sets one tagged corpus or curated dataset apart from another, by statistics and stored features."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -8,21 +7,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.flows.stores import load_manifest, read_taggers
-from assay.schemas.curation import CurationManifest
-from assay.schemas.drift import DriftReport, FeatureDrift, Side
+from assay.flows.decided import Curation
+from assay.schemas.drift import DriftReport, DriftSide, FeatureDrift
 from assay.schemas.errors import AssayError
-from assay.schemas.recipe import Rule
-from assay.schemas.scope import EncoderIdentity, FeaturesIdentity
-from assay.schemas.statistics import TagColumn, dimensions
-from assay.schemas.store import ShardEntry, StoredObject, TagManifest, features_prefix
+from assay.schemas.statistics import TagColumn, dimensions, merge
+from assay.schemas.store import ShardEntry, StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.comparison import compare
-from assay.workers.curating import load_tags
-from assay.workers.feature_shares import Readers, count_features, layer_drift, sampled_shards
+from assay.workers.curate_job import TaggedShard
+from assay.workers.feature_drift import Readers, layer_drift
+from assay.workers.feature_shares import count_features, sampled_shards
 from assay.workers.feature_table import iter_parquet
-from assay.workers.rules import KEPT, first_match
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import Identity, load_manifest, read_identity, read_taggers
 
 TOP_FEATURES = 10
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -31,75 +28,70 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "me
 class Subject(NamedTuple):
     """One side of the comparison, with all that is needed to read it."""
 
-    side: Side
+    side: DriftSide
     statistics: pa.Table
-    sources: tuple[tuple[ObjectStore, TagManifest], ...]
-    """the tagging runs behind it; one for a run"""
-    rules: tuple[Rule, ...]
-    """of a curated dataset: what decided which documents of the sources are in it"""
+    stores: tuple[ObjectStore, ...]
+    """of the tagging runs behind it; one for a run"""
+    runs: tuple[TagManifest, ...]
+    units: list[TaggedShard]
     taggers: tuple[Tagger, ...]
+    curation: Curation | None
+    """of a curated dataset"""
 
     @property
     def columns(self) -> tuple[TagColumn, ...]:
-        return self.sources[0][1].taggers
+        return self.runs[0].taggers
 
     @property
-    def encoder(self) -> EncoderIdentity:
-        return EncoderIdentity.model_validate(self._identity()["encoder"])
-
-    @property
-    def features(self) -> FeaturesIdentity:
-        return FeaturesIdentity.model_validate(self._identity()["features"])
-
-    def _identity(self) -> dict:
-        store, manifest = self.sources[0]
-        return json.loads(store.read(f"{features_prefix(manifest.features)}/identity.json"))
+    def identity(self) -> Identity:
+        return read_identity(self.stores[0], self.runs[0].features)
 
 
 def open_subject(uri: str, run: str | None = None) -> Subject:
     """The run of a store or the curated dataset at `uri`; AssayError if it's neither, unfinished or empty."""
     store = ObjectStore(uri)
-    if store.exists("manifest.json"):
-        subject = _dataset(uri, store, CurationManifest.model_validate_json(store.read("manifest.json")))
-    else:
-        manifest = load_manifest(store, run)
-        subject = Subject(
-            Side(
-                uri=uri,
-                kind="run",
-                name=manifest.run,
-                corpus=manifest.corpus,
-                encoder=manifest.encoder,
-                tagset=manifest.tagset,
-                documents=manifest.rows_kept,
-                tokens=manifest.tokens,
-            ),
-            read_table(store, manifest.statistics),
-            ((store, manifest),),
-            (),
-            tuple(read_taggers(store, manifest.tagset)),
-        )
+    subject = _dataset(Curation(uri)) if store.exists("manifest.json") else _run(uri, store, load_manifest(store, run))
     if not subject.side.documents:
         raise AssayError("there is no document in it to compare", where=uri, hint="assay status shows what was read")
     return subject
 
 
-def _dataset(uri: str, store: ObjectStore, manifest: CurationManifest) -> Subject:
-    stores = [ObjectStore(source.store) for source in manifest.recipe.sources]
-    sources = tuple((s, load_manifest(s, lineage.run)) for s, lineage in zip(stores, manifest.sources, strict=True))
-    first = sources[0][1]
-    side = Side(
-        uri=uri,
+def _run(uri: str, store: ObjectStore, manifest: TagManifest) -> Subject:
+    return Subject(
+        DriftSide(
+            uri=uri,
+            kind="run",
+            name=manifest.run,
+            corpus=manifest.corpus,
+            encoder=manifest.encoder,
+            tagset=manifest.tagset,
+            documents=manifest.rows_kept,
+            tokens=manifest.tokens,
+        ),
+        read_table(store, manifest.statistics),
+        (store,),
+        (manifest,),
+        [TaggedShard(0, index, entry) for index, entry in enumerate(manifest.shards) if not entry.unreadable],
+        tuple(read_taggers(store, manifest.tagset)),
+        None,
+    )
+
+
+def _dataset(curation: Curation) -> Subject:
+    manifest, first = curation.manifest, curation.runs[0]
+    written = manifest.kept + manifest.repeated
+    side = DriftSide(
+        uri=curation.uri,
         kind="dataset",
         name=manifest.recipe.name,
         corpus=", ".join(lineage.corpus for lineage in manifest.sources),
         encoder=first.encoder,
         tagset=first.tagset,
-        documents=manifest.kept.documents,
-        tokens=manifest.kept.tokens,
+        documents=written.documents,
+        tokens=written.tokens,
     )
-    kept = read_table(store, manifest.statistics["kept"])
-    return Subject(side, kept, sources, manifest.recipe.rules, tuple(read_taggers(stores[0], first.tagset)))
+    parts = [read_table(curation.store, o) for name, o in manifest.statistics.items() if name in ("kept", "repeated")]
+    return Subject(side, merge(parts), curation.stores, curation.runs, curation.units, curation.taggers, curation)
 
 
 def read_table(store: ObjectStore, stored: StoredObject) -> pa.Table:
@@ -123,7 +115,7 @@ def diff(
     features = None
     if not feature_documents:
         notes.append("features were not compared, as asked")
-    elif a.sources[0][1].features != b.sources[0][1].features:
+    elif a.runs[0].features != b.runs[0].features:
         notes.append(
             "features were not compared: they are stored by another encoder, top_m or list of watched features"
         )
@@ -164,65 +156,60 @@ def _comparable(a: Subject, b: Subject, *, common: bool) -> tuple[tuple[TagColum
 
 
 def _tokenizer(subject: Subject) -> dict[str, str]:
-    return {name: digest for name, digest in subject.encoder.files.items() if name in _TOKENIZER_FILES}
+    return {name: digest for name, digest in subject.identity.encoder.files.items() if name in _TOKENIZER_FILES}
 
 
 def _nested(a: Subject, b: Subject) -> Iterator[str]:
-    runs_a, runs_b = ({manifest.run for _, manifest in subject.sources} for subject in (a, b))
+    runs_a, runs_b = ({manifest.run for manifest in subject.runs} for subject in (a, b))
     if runs_a & runs_b:
         yield (
             "A and B share documents, since they come from the same tagging run. What chance would give is stated for "
             "corpora drawn apart, so here it is rather less"
         )
+    for name, subject in (("A", a), ("B", b)):
+        version = subject.curation.manifest.version if subject.curation else None
+        if version is not None:
+            yield f"{name} is what version {version.number} adds; the versions before it are not counted"
+        if subject.curation and subject.curation.manifest.repeated.documents:
+            yield f"{name} holds documents more than once: what chance would give is rather more than stated"
 
 
 def _features(a: Subject, b: Subject, documents: int) -> FeatureDrift:
-    encoder, identity = a.encoder, a.features
-    watched: dict[int, set[int]] = {}
-    for layer, feature in identity.watched:
-        watched.setdefault(layer, set()).add(feature)
+    identity = a.identity
     counts, shards, in_all = [], [], []
     for subject in (a, b):
-        chosen, available = _sample(subject, documents)
-        counts.append(count_features(_masked(subject, chosen), encoder.layers, encoder.d_sae))
+        tagged = sum(unit.entry.rows_kept for unit in subject.units)
+        chosen = sampled_shards(subject.units, documents * tagged // subject.side.documents)
+        counts.append(count_features(_copied(subject, chosen), identity.encoder.layers, identity.encoder.d_sae))
         shards.append(len(chosen))
-        in_all.append(available)
+        in_all.append(sum(1 for unit in subject.units if unit.entry.rows_kept))
     held = [next(iter(side.values())).documents for side in counts]
+    layers = layer_drift(
+        counts[0],
+        counts[1],
+        shards_in_all=(in_all[0], in_all[1]),
+        watched=identity.watched,
+        readers=tagger_notes(a.taggers),
+        top=TOP_FEATURES,
+    )
     return FeatureDrift(
         documents=(held[0], held[1]),
         shards=(shards[0], shards[1]),
         shards_in_all=(in_all[0], in_all[1]),
-        layers=layer_drift(
-            counts[0],
-            counts[1],
-            shards_in_all=(in_all[0], in_all[1]),
-            watched=watched,
-            readers=_readers(a.taggers),
-            top=TOP_FEATURES,
-        )
-        if all(held)
-        else (),
+        layers=layers if all(held) else (),
     )
 
 
-def _sample(subject: Subject, documents: int) -> tuple[list[tuple[ObjectStore, ShardEntry]], int]:
-    store_of = {entry.shard: store for store, manifest in subject.sources for entry in manifest.shards}
-    entries = [entry for _, manifest in subject.sources for entry in manifest.shards]
-    tagged = sum(manifest.rows_kept for _, manifest in subject.sources)
-    wanted = documents * tagged // subject.side.documents
-    chosen = [(store_of[entry.shard], entry) for entry in sampled_shards(entries, wanted)]
-    return chosen, sum(1 for entry in entries if not entry.unreadable and entry.rows_kept)
+def _copied(
+    subject: Subject, chosen: Sequence[TaggedShard]
+) -> Iterator[tuple[ObjectStore, ShardEntry, NDArray[np.int32] | None]]:
+    for unit in chosen:
+        copies = subject.curation.decide(unit).copies if subject.curation else None
+        yield subject.stores[unit.source], unit.entry, copies
 
 
-def _masked(
-    subject: Subject, chosen: Sequence[tuple[ObjectStore, ShardEntry]]
-) -> Iterator[tuple[ObjectStore, ShardEntry, NDArray[np.bool_] | None]]:
-    for store, entry in chosen:
-        mask = first_match(subject.rules, load_tags(store, entry)) == KEPT if subject.rules else None
-        yield store, entry, mask
-
-
-def _readers(taggers: Sequence[Tagger]) -> dict[tuple[int, int], Readers]:
+def tagger_notes(taggers: Sequence[Tagger]) -> dict[tuple[int, int], Readers]:
+    """(layer, feature) -> the taggers that use it, and on which tokens they say that it fires."""
     found: dict[tuple[int, int], Readers] = {}
     for tagger in taggers:
         for weight in tagger.features:

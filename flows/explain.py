@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assay.flows.explanation import Explanation, FeatureReason, LayerReason, Span, TagReason
-from assay.flows.stores import load_manifest, read_identity, read_taggers
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardEntry, TagManifest
@@ -17,6 +16,7 @@ from assay.workers.corpora.rows import read_rows
 from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_identity, read_taggers
 from assay.workers.tagger_set import Contribution, TaggerSet
 
 _READ_AHEAD = 16

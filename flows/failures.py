@@ -4,12 +4,12 @@ import uuid
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 
-from assay.flows.stores import read_as
 from assay.schemas.base import record_json
 from assay.schemas.corpus import Shard
 from assay.schemas.store import ShardFailure, failures_prefix
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import read_as
 
 
 class FailureLog:

@@ -11,7 +11,6 @@ from prefect import flow
 from assay.flows.engine import run_flow
 from assay.flows.progress import stderr
 from assay.flows.scopes import load_scope, resolve_scope
-from assay.flows.stores import list_runs, load_manifest
 from assay.flows.tag import tag_corpus
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import fingerprint
@@ -26,6 +25,7 @@ from assay.taggers.stored import Stored
 from assay.taggers.target import describe
 from assay.taggers.tokens import with_tokens
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import list_runs, load_manifest
 
 _ALL_FEATURES = 1_000_000
 Say = Callable[[str], None]
@@ -44,9 +44,8 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
     say: Say = stderr().print
     definition = parameters.definition
     labelled = read_definition(definition, Path(parameters.data) if parameters.data else None)
-    for line in labelled.lines():
-        say(line)
-    read_target(labelled.examples, definition)  # before the model runs for nothing
+    target = read_target(labelled.examples, definition)  # wrong labels are an error before the model runs
+    say(f"{len(labelled.examples):,} examples; {describe(target, inferred=definition.kind is None)}")
     if parameters.store:
         stored, examples = _stored_features(labelled.examples, parameters)
     else:
@@ -64,7 +63,6 @@ def fit_tagger(parameters: FitParameters) -> FitReport:
             f"{cut:,} of {len(examples):,} documents ({cut / len(examples):.0%}) lack features below their floor, "
             "which were taken for absent; texts alone (without --store) keep every feature"
         )
-    say(lines[-1])
     tagger = fit(
         problem, definition, _record(labelled, lost, parameters), say=say, explain=_explainer(stored, parameters)
     )

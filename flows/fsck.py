@@ -13,11 +13,11 @@ from pydantic import Field
 from assay.flows.dataset_check import CLAIM, DatasetCheck
 from assay.flows.progress import size
 from assay.flows.store_check import StoreCheck
-from assay.flows.stores import STORE_MARKER, load_run, require_store, seal, write_marker
 from assay.schemas.base import Model
 from assay.schemas.errors import AssayError
 from assay.workers.storage.log_check import Counts, Finding
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import STORE_MARKER, load_run, require_store, seal, write_marker
 
 _LINE_EVERY_S = 20.0
 _STRAYS = 20

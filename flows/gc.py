@@ -13,7 +13,6 @@ from pydantic import Field
 
 from assay.flows.dataset_check import CLAIM, CONTROL, objects_of
 from assay.flows.progress import size
-from assay.flows.stores import STORE_MARKER, list_runs, read_as, read_plan, read_record, require_store
 from assay.schemas.base import Model
 from assay.schemas.curation import CurationManifest
 from assay.schemas.errors import AssayError
@@ -21,6 +20,7 @@ from assay.schemas.store import TagManifest, features_prefix, run_prefix, tags_p
 from assay.workers.storage.ages import Aged, abandoned, aged
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import STORE_MARKER, list_runs, read_as, read_plan, read_record, require_store
 
 
 class Garbage(Model):

@@ -1,5 +1,6 @@
 """What a command would do, before it does it: shards, documents, tokens and time; or each rule's effect."""
 
+import os
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -12,11 +13,13 @@ from assay.flows.tag import TagPlan, plan_tagging, pool_options, threads_per_wor
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
 from assay.schemas.corpus import Shard
-from assay.schemas.curation import RuleTally, Tally
+from assay.schemas.curation import RuleTally, StageTally, Tally
 from assay.schemas.parameters import CurateParameters, TagParameters
+from assay.schemas.recipe import Mixture
 from assay.schemas.store import tags_prefix
 from assay.workers.corpora.reading import Document, read_documents
 from assay.workers.corpora.records import BadShard
+from assay.workers.curating import writing_rate
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 
@@ -46,16 +49,34 @@ class TagForecast(Model):
 
 
 class CurateForecast(Model):
-    """What `assay curate` would do: exact, read from the tags."""
+    """What `assay curate` would do: exact, read from the tags; only time and cost are estimates."""
 
     name: str
     rows_in: int
     rows_quarantined: int
     kept: Tally
     dropped: Tally
+    repeated: Tally
+    undecided: int
+    """kept documents on which a rule is unknown"""
     rules: tuple[RuleTally, ...]
+    taken_down: Tally
+    """documents on the takedown list"""
+    stages: tuple[StageTally, ...]
+    mixture: Mixture | None
+    thresholds: dict[str, float]
     output_shards: int
     path: str
+    surveyed_seconds: float
+    """what this forecast took"""
+    bytes_per_second: float | None
+    """of text read and written by one worker, measured on one shard; null: its source could not be read"""
+    workers: int
+    seconds: float | None
+    """for all workers"""
+    price: float | None
+    """of one machine for an hour"""
+    cost: float | None
 
 
 def forecast_tagging(parameters: TagParameters) -> TagForecast:
@@ -86,18 +107,40 @@ def forecast_tagging(parameters: TagParameters) -> TagForecast:
     )
 
 
-def forecast_curation(parameters: CurateParameters) -> CurateForecast:
-    """Applies the rules to the tags; writes nothing."""
-    preview = survey.fn(parameters)
+def forecast_curation(parameters: CurateParameters, price: float | None = None) -> CurateForecast:
+    """Applies the recipe to the tags and times the writing on a part of one shard; writes nothing.
+
+    `price` is what a machine costs for an hour, in any currency.
+    """
+    started = time.monotonic()
+    preview = survey.fn(parameters, statistics=False)
+    surveyed = time.monotonic() - started
+    recipe = preview.job.recipe
+    workers = min(parameters.workers or os.cpu_count() or 1, max(1, len(preview.shards)))
+    rate = writing_rate(preview.job, preview.prepared.shards)
+    size = (preview.written + preview.dropped).bytes if recipe.output.dropped else preview.written.bytes
+    seconds = size / (rate * workers) if rate else None
     return CurateForecast(
-        name=parameters.recipe.name,
+        name=recipe.name,
         rows_in=preview.rows_in,
         rows_quarantined=preview.rows_quarantined,
         kept=preview.kept,
         dropped=preview.dropped,
+        repeated=preview.written - preview.kept,
+        undecided=preview.undecided,
         rules=preview.rules,
+        taken_down=preview.by_stage["takedown"],
+        stages=preview.job.stages,
+        mixture=recipe.mixture,
+        thresholds=preview.job.thresholds,
         output_shards=len(preview.shards),
-        path=parameters.recipe.output.path,
+        path=recipe.output.path,
+        surveyed_seconds=round(surveyed, 3),
+        bytes_per_second=rate,
+        workers=workers,
+        seconds=seconds,
+        price=price,
+        cost=None if price is None or seconds is None else seconds / 3600 * price,
     )
 
 
@@ -158,18 +201,59 @@ def tag_forecast_lines(forecast: TagForecast) -> list[str]:
 
 
 def curation_forecast_lines(forecast: CurateForecast) -> list[str]:
-    """The forecast as plain lines: a waterfall of the rules."""
+    """The forecast as plain lines: a waterfall of rules and stages, then what each stratum gets."""
     f = forecast
-    whole = f.kept + f.dropped
+    whole, written = f.kept + f.dropped, f.kept + f.repeated
     lines = [
         f"dataset {f.name} -> {f.path}: {f.output_shards:,} shards",
         f"rows in {f.rows_in:,} = kept {f.kept.documents:,} + dropped {f.dropped.documents:,} "
         f"+ quarantined {f.rows_quarantined:,}",
-        f"{'':24}{'documents':>12}{'tokens':>16}{'alone':>12}",
-        f"{'tagged':24}{whole.documents:>12,}{whole.tokens:>16,}",
+        f"{'':24}{'documents':>13}{'tokens':>18}{'alone':>13}{'unknown':>11}",
+        f"{'tagged':24}{whole.documents:>13,}{whole.tokens:>18,}",
     ]
+    if f.taken_down.documents:
+        lines.append(f"- {'takedown':22}{-f.taken_down.documents:>13,}{-f.taken_down.tokens:>18,}")
     lines += [
-        f"- {rule.name:22}{-rule.dropped.documents:>12,}{-rule.dropped.tokens:>16,}{-rule.alone:>12,}"
-        for rule in f.rules
+        f"- {r.name:22}{-r.dropped.documents:>13,}{-r.dropped.tokens:>18,}{-r.alone:>13,}{r.undecided:>11,}"
+        for r in f.rules
     ]
-    return [*lines, f"{'= kept':24}{f.kept.documents:>12,}{f.kept.tokens:>16,}"]
+    lines += [f"- {s.name:22}{-s.dropped.documents:>13,}{-s.dropped.tokens:>18,}" for s in f.stages]
+    lines.append(f"{'= kept':24}{f.kept.documents:>13,}{f.kept.tokens:>18,}")
+    if f.repeated.documents:
+        lines.append(f"{'+ repeats':24}{f.repeated.documents:>13,}{f.repeated.tokens:>18,}")
+        lines.append(f"{'= written':24}{written.documents:>13,}{written.tokens:>18,}")
+    if f.thresholds:
+        lines.append("thresholds: " + ", ".join(f"{name} {value:g}" for name, value in f.thresholds.items()))
+    if f.undecided:
+        lines.append(f"{f.undecided:,} kept documents have a rule that could not be decided")
+    lines += [line for stage in f.stages for line in _stage_lines(stage, f.mixture)]
+    if f.seconds is None:
+        return [*lines, "no estimate of the time: no text of the sources could be read"]
+    rate = f"{(f.bytes_per_second or 0) / 2**20:,.1f} MB/s each (measured)"
+    cost = f", {f.cost:,.2f} at {f.price:g} an hour" if f.cost is not None else ""
+    size = f"{written.bytes / 2**20:,.1f} MB of text"
+    return [*lines, f"about {duration(f.seconds)} to write {size} with {f.workers} worker(s) at {rate}{cost}"]
+
+
+def _stage_lines(stage: StageTally, mixture: Mixture | None) -> list[str]:
+    """What each stratum of a stage has, wants and gets."""
+    shown = [s for s in stage.strata if s.available.documents or s.wanted]
+    if stage.name != "mixture" or mixture is None:
+        return [
+            f"  {stage.name} {s.stratum or '(all)'}: {s.kept.documents:,} of {s.available.documents:,} documents, "
+            f"{s.kept.tokens:,} of {s.available.tokens:,} tokens"
+            for s in shown
+        ]
+    unit = mixture.unit
+    total = sum(getattr(s.written, unit) for s in stage.strata if s.stratum) or 1
+    lines = [f"mixture by {mixture.by}, {unit}:"]
+    for s in shown:
+        there, got = getattr(s.available, unit), getattr(s.written, unit)
+        if not s.stratum:
+            lines.append(f"  {'(the rest)':20}{there:>15,} there{got:>15,} written")
+            continue
+        times = got / there if there else 0.0
+        capped = "  CAPPED by max_repeat" if s.capped else ""
+        share = f"{100 * got / total:.2f} % of {100 * mixture.shares[s.stratum]:g} %"
+        lines.append(f"  {s.stratum:20}{there:>15,} there{got:>15,} written  x{times:.2f}  {share}{capped}")
+    return lines

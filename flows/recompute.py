@@ -5,7 +5,6 @@ from functools import partial
 from typing import NamedTuple
 
 from assay.flows.progress import duration
-from assay.flows.stores import begin_run, load_manifest, read_identity, read_plan, read_taggers, seal
 from assay.flows.work import Placement, work_through
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError
@@ -14,6 +13,7 @@ from assay.schemas.store import RunRecord, ShardCommit, TagManifest, tags_prefix
 from assay.workers.recomputing import RecomputeJob, ShardRecomputer
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import begin_run, load_manifest, read_identity, read_plan, read_taggers, seal
 
 
 class RecomputeReport(NamedTuple):

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from assay.dashboard.report import Report, RuleLine, TaggerLine, Totals
-from assay.flows.stores import load_manifest, read_taggers
 from assay.schemas.composition import Composition
-from assay.schemas.curation import CurationManifest
+from assay.schemas.curation import CurationManifest, Tally
 from assay.schemas.statistics import TagColumn
 from assay.schemas.store import StoredObject, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.feature_table import iter_parquet
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest, read_taggers
 
 
 def build_report(uri: str, run: str | None = None) -> Report:
@@ -81,8 +81,22 @@ def _of_dataset(output: ObjectStore, manifest: CurationManifest) -> Report:
         rules=tuple(
             RuleLine(name=r.name, dropped=r.dropped.documents, tokens=r.dropped.tokens, failed=r.alone)
             for r in manifest.rules
-        ),
+        )
+        + tuple(
+            RuleLine(name=s.name, dropped=s.dropped.documents, tokens=s.dropped.tokens, failed=s.dropped.documents)
+            for s in manifest.stages
+        )
+        + _takedown_line(manifest),
     )
+
+
+def _takedown_line(manifest: CurationManifest) -> tuple[RuleLine, ...]:
+    """What the takedown list kept out, where the recipe has one: what rules and stages didn't drop."""
+    if manifest.takedown is None:
+        return ()
+    others = sum([r.dropped for r in manifest.rules] + [s.dropped for s in manifest.stages], Tally())
+    gone = manifest.dropped - others
+    return (RuleLine(name="takedown", dropped=gone.documents, tokens=gone.tokens, failed=gone.documents),)
 
 
 def tagger_lines(taggers: Sequence[Tagger]) -> tuple[TaggerLine, ...]:

@@ -12,7 +12,6 @@ from prefect import flow
 
 from assay.flows.scopes import restore_scope
 from assay.flows.status import store_status
-from assay.flows.stores import StoredRun, load_run, read_identity, require_store
 from assay.flows.tag import TagPlan, TagReport, finish, record_plan
 from assay.schemas.base import fingerprint
 from assay.schemas.corpus import CorpusPlan, Shard
@@ -23,6 +22,7 @@ from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.session import cluster_address
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import StoredRun, load_run, read_identity, require_store
 
 
 @flow(name="retry-run", flow_run_name="retry {parameters.store}", validate_parameters=True, persist_result=False)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from assay.flows.failures import FailureLog
-from assay.flows.stores import list_runs, read_manifest, read_plan, read_record, require_store
 from assay.schemas.base import Model
 from assay.schemas.store import RunRecord, TagManifest, tags_prefix
 from assay.workers.corpora.records import WORKER_REASONS
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import list_runs, read_manifest, read_plan, read_record, require_store
 
 _MOST = 100
 """troubles of one kind that are listed of a run"""

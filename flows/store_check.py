@@ -3,14 +3,14 @@
 import re
 from collections.abc import Iterator
 
-from assay.flows.sealing import sum_up
-from assay.flows.stores import STORE_MARKER, StoredRun, list_runs, load_run, read_as, read_identity, read_record
 from assay.schemas.base import fingerprint
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.store import ShardFailure, TagManifest, features_prefix, run_prefix, tags_prefix
+from assay.workers.sealing import sum_up
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.log_check import Counts, Finding, LogCheck, check_object
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import STORE_MARKER, StoredRun, list_runs, load_run, read_as, read_identity, read_record
 
 _KNOWN = re.compile(
     r"features/[^/]+/(identity\.json|(data|quarantine|commits)/[^/]+)"

@@ -15,7 +15,6 @@ from assay.flows.failures import FailureLog
 from assay.flows.progress import duration, shard_progress, stderr
 from assay.flows.scopes import ResolvedScope, resolve_scope
 from assay.flows.status import undecided_lines
-from assay.flows.stores import begin_run, open_store, seal, write_identity
 from assay.schemas.base import fingerprint
 from assay.schemas.corpus import CorpusPlan, ReadOptions, Shard
 from assay.schemas.errors import AssayError, Unfinished
@@ -34,6 +33,7 @@ from assay.workers.session import cluster_address, cluster_gpus, ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.filesystem import absolute
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import begin_run, open_store, seal, write_identity
 from assay.workers.tagger_set import TaggerSet, no_residuals
 from assay.workers.tagging import ShardTagger, TagJob
 

@@ -81,6 +81,6 @@ def _run(
     workers = min(place.workers, len(todo))
     with ray_session(place.ray_address, cpus=workers * place.cpus):
         for outcome in WorkPool(make_worker, PoolOptions(workers=workers, cpus=place.cpus, gpus=place.gpus)).run(todo):
-            shard = outcome.unit
-            assert isinstance(shard, Shard)  # noqa: S101 - as they went in
-            yield shard, outcome.receipt, outcome.error
+            done = outcome.unit
+            assert isinstance(done, Shard)  # noqa: S101 - as they went in
+            yield done, outcome.receipt, outcome.error

@@ -56,6 +56,36 @@ def equal_shares_p(x_a: ArrayLike, n_a: ArrayLike, x_b: ArrayLike, n_b: ArrayLik
     return np.array([math.erfc(value / math.sqrt(2)) for value in z.ravel()]).reshape(z.shape)
 
 
+def binomial_p(x: int, n: int, share: float) -> float:
+    """Two-sided p of `x` in `n` where each counts with probability `share`: twice the smaller exact tail."""
+    if not 0 < share < 1:
+        return 1.0 if x == n * share else 0.0
+    k = np.arange(n + 1)
+    ways = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in k])
+    chance = np.exp(ways + k * math.log(share) + (n - k) * math.log1p(-share))
+    return float(min(2 * min(chance[: x + 1].sum(), chance[x:].sum()), 1))
+
+
+def lift_interval(x: ArrayLike, n: ArrayLike, x_all: int, n_all: int) -> tuple[Floats, Floats]:
+    """The 95 % interval of (x / n) / (x_all / n_all) for a group of `n` among `n_all`, of which `x` and `x_all` count.
+
+    The ratio of the group's share to that of all others is bounded from two Wilson intervals (MOVER-R, Donner & Zou
+    2012); the lift rises with it. A group that holds everything has a lift of exactly 1.
+    """
+    xs, ns = np.asarray(x, float), np.asarray(n, float)
+    weight = ns / n_all
+    rest = np.maximum(n_all - ns, 1)
+    a, b = xs / ns, (x_all - xs) / rest
+    (low_a, high_a), (low_b, high_b) = wilson(xs, ns), wilson(x_all - xs, rest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        under, over = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
+        low = (a * b - np.sqrt(np.maximum((a * b) ** 2 - low_a * (2 * a - low_a) * under, 0))) / under
+        high = (a * b + np.sqrt(np.maximum((a * b) ** 2 - high_a * (2 * a - high_a) * over, 0))) / over
+        lows = np.where(weight < 1, low / (weight * low + 1 - weight), 1.0)
+        highs = np.where(weight < 1, np.where(over > 0, high / (weight * high + 1 - weight), 1 / weight), 1.0)
+    return np.maximum(np.nan_to_num(lows), 0), highs
+
+
 def benjamini_hochberg(p: ArrayLike) -> Floats:
     """p values adjusted so that of those below q a share q is false on average (Benjamini & Hochberg 1995)."""
     values = np.asarray(p, float)

@@ -96,6 +96,7 @@ class Definition(Model):
 
     format: Literal["assay.definition/1"] = "assay.definition/1"
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$", description="of the tagger, and of its column")
+    version: int = Field(1, ge=1, description="of the tagger; raise it when it is to be fitted otherwise")
     axis: Axis
     description: str = ""
     license: str = Field("", description="of the labelled sets, as their publishers state it")

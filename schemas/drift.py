@@ -10,17 +10,17 @@ SIGNIFICANT = 0.05
 Verdict = Literal["drift", "noise", "same"]
 
 
-class Side(Model):
+class DriftSide(Model):
     """One of the two corpora that are compared."""
 
     uri: str = Field(description="the store's or the dataset's path, as given")
-    kind: Literal["run", "dataset"]
+    kind: Literal["run", "dataset"] = Field(description="a tagging run, or a curated dataset")
     name: str = Field(description="the run's id, or the dataset's name")
     corpus: str = Field(description="what was tagged")
     encoder: str = Field(description="fingerprint")
     tagset: str = Field(description="fingerprint")
-    documents: int = Field(ge=0)
-    tokens: int = Field(ge=0)
+    documents: int = Field(ge=0, description="copies counted")
+    tokens: int = Field(ge=0, description="of these documents")
 
 
 class Stability(Model):
@@ -30,7 +30,9 @@ class Stability(Model):
     noise: FiniteFloat = Field(description="expected without any drift, for corpora of this size")
     noise_95: FiniteFloat = Field(description="without any drift, 95 of 100 comparisons stay below this")
     q: float = Field(
-        ge=0, le=1, description="chance of as much without drift, adjusted for all that the report compares"
+        ge=0,
+        le=1,
+        description="chance of as much without drift, adjusted for all that the report compares; below 0.05: drift",
     )
 
     @property
@@ -41,28 +43,30 @@ class Stability(Model):
         return "noise" if self.psi > 0 else "same"
 
 
-class Change(Model):
+class ValueChange(Model):
     """One value of a metric on both sides, A first."""
 
     value: str = Field(description="a label, a band of scores or of lengths; empty: undecided")
-    docs: tuple[int, int]
-    tokens: tuple[int, int]
+    docs: tuple[int, int] = Field(description="documents in A and in B")
+    tokens: tuple[int, int] = Field(description="their tokens")
     difference: FiniteFloat = Field(description="share of B's documents less share of A's")
-    low: FiniteFloat = Field(description="95 % interval of the difference")
-    high: FiniteFloat
+    low: FiniteFloat = Field(description="95 % interval of the difference: its lower end")
+    high: FiniteFloat = Field(description="its upper end")
 
 
 class MetricDrift(Model):
     """One tag, or the lengths, on both sides."""
 
     metric: str = Field(description="a tagger's name, or tokens: the documents' lengths")
-    kind: Literal["label", "score", "length"]
+    kind: Literal["label", "score", "length"] = Field(description="what its values are")
     bins: int = Field(ge=1, description="bins that PSI is taken over: rare ones are joined until chance is predictable")
     documents: Stability = Field(description="every document counts once")
     tokens: Stability = Field(description="every document counts by its tokens")
     jensen_shannon: float = Field(ge=0, description="bits, 0 to 1, over all bins by documents")
     median: tuple[float | None, float | None] = Field(description="of a score or length; known to one bin")
-    changes: tuple[Change, ...] = Field(description="largest difference first; their documents add up to each side's")
+    changes: tuple[ValueChange, ...] = Field(
+        description="largest difference first; their documents add up to each side's"
+    )
 
     @property
     def worst(self) -> float:
@@ -89,11 +93,11 @@ class MetricDrift(Model):
 class FeatureChange(Model):
     """One SAE feature: the share of documents that store it, A first."""
 
-    feature: int
-    share: tuple[float, float]
+    feature: int = Field(description="its id in the SAE")
+    share: tuple[float, float] = Field(description="of the documents that store it")
     difference: FiniteFloat = Field(description="B less A")
-    low: FiniteFloat = Field(description="95 % interval of the difference")
-    high: FiniteFloat
+    low: FiniteFloat = Field(description="95 % interval of the difference: its lower end")
+    high: FiniteFloat = Field(description="its upper end")
     q: float = Field(ge=0, le=1, description="adjusted for all features tested at all layers")
     below_floor: tuple[float, float] = Field(
         description="share of documents that don't store it but had features cut: there it may have fired unseen"
@@ -109,13 +113,13 @@ class FeatureChange(Model):
         return b > a + self.below_floor[0] if b > a else a > b + self.below_floor[1]
 
 
-class Overlap(Model):
+class FeatureOverlap(Model):
     """The sets of features that any document stores: |A and B| / |A| and so on (Qwen-Scope, eq. 10 and 11)."""
 
     features: tuple[int, int] = Field(description="in A, in B")
-    shared: int
+    shared: int = Field(description="in both")
     a_in_b: float = Field(ge=0, le=1, description="share of A's features that B has")
-    b_in_a: float = Field(ge=0, le=1)
+    b_in_a: float = Field(ge=0, le=1, description="share of B's features that A has")
     smaller: float = Field(ge=0, le=1, description="shared over the smaller set (eq. 11)")
     by_chance: tuple[float, float, float] = Field(
         description="the three figures expected if all documents were mixed and dealt out in these sizes"
@@ -125,14 +129,14 @@ class Overlap(Model):
 class LayerDrift(Model):
     """The features of one layer."""
 
-    layer: int
+    layer: int = Field(description="0-based decoder layer")
     tested: int = Field(description="features frequent enough for a test")
     rose: int = Field(description="features with a larger share in B beyond chance")
-    fell: int
+    fell: int = Field(description="features with a smaller one")
     changes: tuple[FeatureChange, ...] = Field(
         description="the 10 that rose and the 10 that fell most, beyond chance only; largest difference first"
     )
-    overlap: Overlap
+    overlap: FeatureOverlap = Field(description="of the sets of features that occur")
 
 
 class FeatureDrift(Model):
@@ -140,8 +144,8 @@ class FeatureDrift(Model):
 
     documents: tuple[int, int] = Field(description="whose features were read")
     shards: tuple[int, int] = Field(description="whose features were read")
-    shards_in_all: tuple[int, int]
-    layers: tuple[LayerDrift, ...]
+    shards_in_all: tuple[int, int] = Field(description="that there are")
+    layers: tuple[LayerDrift, ...] = Field(description="each hooked layer")
 
     @property
     def sampled(self) -> bool:
@@ -153,12 +157,12 @@ class DriftReport(Model):
     """Everything that sets B apart from A, the largest drift first."""
 
     format: Literal["assay.drift/1"] = "assay.drift/1"
-    a: Side
-    b: Side
+    a: DriftSide = Field(description="what B is held against")
+    b: DriftSide = Field(description="what is looked at")
     max_drift: float | None = Field(None, ge=0, description="the gate, where one was given")
-    metrics: tuple[MetricDrift, ...]
-    features: FeatureDrift | None = None
-    notes: tuple[str, ...] = ()
+    metrics: tuple[MetricDrift, ...] = Field(description="those that drifted first, by falling PSI")
+    features: FeatureDrift | None = Field(None, description="null: not compared")
+    notes: tuple[str, ...] = Field((), description="what limits the comparison")
 
     @model_validator(mode="after")
     def _reconcile(self) -> "DriftReport":

@@ -113,7 +113,7 @@ class CalibrateParameters(Model):
         """The rule that is given, and its target."""
         for name in ("share", "fpr", "precision"):
             if (target := getattr(self, name)) is not None:
-                return name, target  # type: ignore[return-value]
+                return name, target
         raise ValueError("no rule: a sample was asked for")
 
 

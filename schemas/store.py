@@ -27,6 +27,7 @@ class ShardCommit(Model):
     rows_kept: int = Field(ge=0)
     rows_dropped: int = Field(0, ge=0)
     rows_quarantined: int = Field(0, ge=0)
+    rows_repeated: int = Field(0, ge=0, description="further copies of kept rows (curate)")
     tokens: int = Field(0, ge=0, description="tokens of the kept rows")
     recomputed_tokens: int = Field(
         0, ge=0, exclude_if=lambda n: not n, description="tokens that the model read again to decide tags"

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from assay.schemas.base import Model, fingerprint
 from assay.schemas.errors import AssayError
@@ -65,6 +65,12 @@ class Tagger(Model):
     method: str = Field(description="how it was fitted")
     fitted_on: dict[str, Any] = Field(default_factory=dict, description="data, splits, sizes and hashes")
     evidence: Evidence | None = Field(None, description="figures on test documents, with baselines beside them")
+
+    @field_validator("evidence", mode="before")
+    @classmethod
+    def _without_free_form(cls, value: Any) -> Any:
+        """Stores of early versions keep evidence in no fixed form; their tags don't depend on it."""
+        return None if isinstance(value, dict) and "headline" not in value else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "Tagger":

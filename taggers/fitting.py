@@ -108,6 +108,7 @@ def fit(
     target = problem.target
     return Tagger(
         name=definition.name,
+        version=definition.version,
         axis=definition.axis,
         kind="label" if target.kind == "multiclass" else "score",
         description=definition.description,

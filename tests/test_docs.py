@@ -17,7 +17,6 @@ from ruamel.yaml import YAML
 
 from assay.flows import curate, tag
 from assay.flows.failures import FailureLog
-from assay.flows.stores import open_store
 from assay.flows.tag import plan_shards, seal_run, tag_job
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.base import Model
@@ -29,9 +28,11 @@ from assay.schemas.statistics import STATISTICS, TagColumn
 from assay.schemas.tagger import FeatureWeight, Tagger, dump_tagger
 from assay.schemas.yaml_file import load_yaml
 from assay.workers.corpora.records import REASONS, BadRecord
-from assay.workers.curating import CurateJob, ShardCurator, output_schema
+from assay.workers.curate_job import CurateJob
+from assay.workers.curating import ShardCurator, output_schema
 from assay.workers.feature_table import features_schema
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import open_store
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.checkpoints import save_checkpoint, save_saes
@@ -106,7 +107,9 @@ def exchanged_models() -> dict[str, type[Model]]:
         "corpus",
         "curation",
         "definition",
+        "drift",
         "evidence",
+        "loss",
         "recipe",
         "scope",
         "statistics",
@@ -139,7 +142,8 @@ def test_a_model_is_described_with_all_its_fields_and_their_defaults(name: str) 
 def default_cell(info: object) -> str:
     if info.is_required():  # type: ignore[attr-defined]
         return "required"
-    return f"`{json.dumps(info.get_default(call_default_factory=True))}`"  # type: ignore[attr-defined]
+    value = info.get_default(call_default_factory=True)  # type: ignore[attr-defined]
+    return f"`{json.dumps(value.model_dump(mode='json') if isinstance(value, Model) else value)}`"
 
 
 def columns_of(heading: str) -> dict[str, str]:
@@ -177,7 +181,8 @@ def test_the_columns_that_curation_adds_are_described() -> None:
     tags = (TagColumn(name="score", axis="quality", kind="score"), TagColumn(name="label", axis="domain", kind="label"))
     schema = output_schema(CurateJob(recipe, "f" * 16, (), tags, {}))
     real = {re.sub(r"_(score|label)", r"_{\1}", n): kind for n, kind in arrow_columns(schema).items()}
-    assert columns_of("Columns added to a curated dataset") == {**real, "assay_rule": "string"}
+    own = {"assay_copy": "int32", "assay_rule": "string"}
+    assert columns_of("Columns added to a curated dataset") == {**real, **own}
 
 
 def test_every_reason_for_quarantine_is_described_as_the_code_does() -> None:
@@ -344,12 +349,12 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     recipe = {
         "name": "demo",
         "sources": [{"store": str(demo / "store")}],
-        "rules": [{"name": "short", "reason": "short", "drop_if": [{"column": "n_bytes", "below": 60}]}],
+        "rules": [{"name": "short", "reason": "short", "drop_if": "n_bytes < 60"}],
         "output": {"path": str(demo / "curated"), "shard_mb": 0.002, "dropped": True},
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
     curate.claim_output.fn(preview)
-    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.manifests))
+    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.prepared.manifests))
     for unit in preview.shards:
         curator.process(unit, "attempt")
     curate.seal_dataset.fn(preview)

@@ -6,39 +6,29 @@ by their tokens, a bin's share varies more, and the chi-square is scaled and its
 variance matrix of the shares (Rao & Scott 1984, second order); with equal documents that is the same law.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from assay.schemas.chance import benjamini_hochberg, chi_square_quantile, chi_square_tail, share_difference
-from assay.schemas.drift import SIGNIFICANT, Change, MetricDrift, Stability
-from assay.schemas.statistics import (
-    BINS_PER_OCTAVE,
-    NO_BIN,
-    SCORE_BINS,
-    TOKENS,
-    TagColumn,
-    dimensions,
-    length_bin_start,
-)
+from assay.schemas.drift import SIGNIFICANT, MetricDrift, Stability, ValueChange
+from assay.schemas.statistics import SCORE_BINS, TagColumn, length_bin_start
+from assay.workers.banding import LENGTHS, Metric, metrics
 
 FEWEST = 5
 """documents that a bin holds at least, as expected in the smaller corpus: below, chi-square doesn't hold"""
 SMOOTHING = 0.5
 """documents of average length added to each bin, so that an empty one has a logarithm"""
-_BANDS = 8
 Array = NDArray[np.float64]
 
 
 class Histogram(NamedTuple):
     """One metric of both corpora, over the values that either has."""
 
-    column: str
-    kind: Literal["label", "score", "length"]
+    metric: Metric
     values: list[Any]
     """bins in ascending order, or labels; undecided last"""
     docs: Array
@@ -69,41 +59,29 @@ def compare(a: pa.Table, b: pa.Table, columns: Sequence[TagColumn], *, lengths: 
 
     Both sides must hold a document.
     """
-    lengths_of = _histogram(a, b, TOKENS, "length", TOKENS, "bin")
-    squares = lengths_of.tokens.sum(0) @ (lengths_of.tokens.sum(0) / np.maximum(lengths_of.docs.sum(0), 1))
-    found = [lengths_of] if lengths else []
-    domain, language = dimensions(columns)
-    for column in columns:
-        if column.kind == "score":
-            found.append(_histogram(a, b, column.name, "score", column.name, "bin"))
-        elif column in (domain, language):
-            found.append(_histogram(a, b, column.name, "label", TOKENS, "domain" if column == domain else "language"))
-        else:
-            found.append(_histogram(a, b, column.name, "label", column.name, "label"))
+    of_lengths = _histogram(a, b, LENGTHS)
+    squares = of_lengths.tokens.sum(0) @ (of_lengths.tokens.sum(0) / np.maximum(of_lengths.docs.sum(0), 1))
+    found = [*([of_lengths] if lengths else []), *(_histogram(a, b, metric) for metric in metrics(columns))]
     groups = [_groups(histogram) for histogram in found]
     chances = [_chances(h, g, float(squares)) for h, g in zip(found, groups, strict=True)]
     q = benjamini_hochberg([chance.p for pair in chances for chance in pair]).reshape(len(found), 2)
-    metrics = [
+    drifts = [
         _metric(h, int(g.max()) + 1, documents.stability(float(qd)), tokens.stability(float(qt)))
         for h, g, (documents, tokens), (qd, qt) in zip(found, groups, chances, q, strict=True)
     ]
-    return tuple(sorted(metrics, key=lambda m: (m.verdict != "drift", -m.worst, m.metric)))
+    return tuple(sorted(drifts, key=lambda m: (m.verdict != "drift", -m.worst, m.metric)))
 
 
-def _histogram(
-    a: pa.Table, b: pa.Table, column: str, kind: Literal["label", "score", "length"], metric: str, key: str
-) -> Histogram:
+def _histogram(a: pa.Table, b: pa.Table, metric: Metric) -> Histogram:
     counts: dict[Any, list[float]] = {}
     for side, table in enumerate((a, b)):
-        cells = table.filter(pc.equal(table["metric"], metric)).group_by(key)
-        for cell in cells.aggregate([("docs", "sum"), ("tokens", "sum")]).to_pylist():
-            row = counts.setdefault(cell[key], [0.0] * 4)
-            row[side], row[2 + side] = cell["docs_sum"], cell["tokens_sum"]
-    nothing = "" if kind == "label" else NO_BIN
-    values = sorted(value for value in counts if value != nothing)
-    values += [nothing] if nothing in counts else []
+        for value, docs, tokens in metric.counts(table):
+            row = counts.setdefault(value, [0.0] * 4)
+            row[side], row[2 + side] = docs, tokens
+    nothing = metric.undecided
+    values = sorted(value for value in counts if value != nothing) + [nothing] * (nothing in counts)
     grid = np.array([counts[value] for value in values], float).reshape(-1, 4).T
-    return Histogram(column, kind, values, grid[:2], grid[2:], nothing in counts)
+    return Histogram(metric, values, grid[:2], grid[2:], nothing in counts)
 
 
 def _groups(histogram: Histogram) -> NDArray[np.int64]:
@@ -111,7 +89,7 @@ def _groups(histogram: Histogram) -> NDArray[np.int64]:
     decided = len(histogram.values) - histogram.undecided
     totals = histogram.docs.sum(1)
     expected = histogram.docs.sum(0) * totals.min() / totals.sum()
-    order = np.arange(decided) if histogram.kind != "label" else np.argsort(-expected[:decided], kind="stable")
+    order = np.arange(decided) if histogram.metric.kind != "label" else np.argsort(-expected[:decided], kind="stable")
     groups = np.zeros(len(histogram.values), np.int64)
     group, held = 0, 0.0
     for index in order:
@@ -162,8 +140,8 @@ def _chance(docs: NDArray[Any], mass: NDArray[Any], squares: NDArray[Any]) -> _C
 
 def _metric(histogram: Histogram, bins: int, documents: Stability, tokens: Stability) -> MetricDrift:
     return MetricDrift(
-        metric=histogram.column,
-        kind=histogram.kind,
+        metric=histogram.metric.name,
+        kind=histogram.metric.kind,
         bins=bins,
         documents=documents,
         tokens=tokens,
@@ -173,19 +151,18 @@ def _metric(histogram: Histogram, bins: int, documents: Stability, tokens: Stabi
     )
 
 
-def _changes(histogram: Histogram) -> tuple[Change, ...]:
-    names: dict[str, Callable[[Any], str]] = {"label": str, "score": _score_band, "length": _octave}
-    name = names[histogram.kind]
+def _changes(histogram: Histogram) -> tuple[ValueChange, ...]:
     rows: dict[str, NDArray[np.int64]] = {}
     for index, value in enumerate(histogram.values):
         row = np.concatenate([histogram.docs[:, index], histogram.tokens[:, index]]).astype(np.int64)
-        rows[name(value)] = rows.get(name(value), 0) + row
+        name = histogram.metric.shown(value)
+        rows[name] = rows.get(name, 0) + row
     n_a, n_b = histogram.docs.sum(1)
     found = []
     for value, (docs_a, docs_b, tokens_a, tokens_b) in rows.items():
         low, high = share_difference(docs_a, n_a, docs_b, n_b)
         found.append(
-            Change(
+            ValueChange(
                 value=value,
                 docs=(int(docs_a), int(docs_b)),
                 tokens=(int(tokens_a), int(tokens_b)),
@@ -195,20 +172,6 @@ def _changes(histogram: Histogram) -> tuple[Change, ...]:
             )
         )
     return tuple(sorted(found, key=lambda change: (-abs(change.difference), change.value)))
-
-
-def _score_band(value: Any) -> str:
-    if value == NO_BIN:
-        return ""
-    band = int(value) * _BANDS // SCORE_BINS
-    return f"{band / _BANDS:g} to {(band + 1) / _BANDS:g}"
-
-
-def _octave(value: Any) -> str:
-    if value == NO_BIN:
-        return "no tokens"
-    octave = int(value) // BINS_PER_OCTAVE
-    return f"{2**octave:,} to {2 ** (octave + 1) - 1:,} tokens" if octave else "1 token"
 
 
 def _jensen_shannon(docs: Array) -> float:
@@ -225,13 +188,13 @@ def _jensen_shannon(docs: Array) -> float:
 def _median(histogram: Histogram, side: int) -> float | None:
     decided = len(histogram.values) - histogram.undecided
     docs = histogram.docs[side, :decided]
-    if histogram.kind == "label" or not docs.sum():
+    if histogram.metric.kind == "label" or not docs.sum():
         return None
     before = np.cumsum(docs) - docs
     index = int(np.searchsorted(np.cumsum(docs), docs.sum() / 2))
     part = (docs.sum() / 2 - before[index]) / docs[index]
     bin_ = int(histogram.values[index])
-    if histogram.kind == "score":
+    if histogram.metric.kind == "score":
         return float((bin_ + part) / SCORE_BINS)
     low, high = length_bin_start(bin_), length_bin_start(bin_ + 1)
     return float(low + part * (high - low))

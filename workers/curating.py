@@ -1,177 +1,83 @@
-"""Curates: decides over tags which documents stay, then writes output shards, each exactly once."""
+"""Writes a curated dataset's shards: source columns untouched, tags beside them, each shard exactly once."""
 
 import hashlib
 import os
 import socket
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from assay.schemas.corpus import ReadOptions, Shard
-from assay.schemas.curation import OutputShard, Piece, Tally
+from assay.schemas.corpus import Shard
+from assay.schemas.curation import OutputShard, Piece
 from assay.schemas.errors import AssayError
-from assay.schemas.recipe import Recipe
-from assay.schemas.statistics import TagColumn, shard_statistics
+from assay.schemas.statistics import TagColumn
 from assay.schemas.store import ShardCommit, ShardEntry, StoredObject
 from assay.workers.corpora.columns import parse_type
 from assay.workers.corpora.reading import Cursors
 from assay.workers.corpora.rows import read_rows
+from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
 from assay.workers.dataset_file import DatasetFile, new_file
-from assay.workers.feature_table import iter_parquet
-from assay.workers.rules import KEPT, first_match, match_counts
+from assay.workers.ranking import hash_keys
+from assay.workers.rules import Decider, Verdicts
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 
 CONTROL = "_assay"
+_TIMED_BYTES = 2 * 2**20
 _PREFIX = "assay_"
+_COPY = f"{_PREFIX}copy"
 _OWN_COLUMNS = ("doc_id", "n_tokens")
 
 
-class CurateJob(NamedTuple):
-    """Everything that a curating worker needs; small and picklable."""
-
-    recipe: Recipe
-    fingerprint: str
-    options: tuple[ReadOptions, ...]
-    """one a source"""
-    tag_columns: tuple[TagColumn, ...]
-    columns: dict[str, str]
-    """unified source columns and their types"""
-
-
-class TaggedShard(NamedTuple):
-    """A unit of the survey: one shard of one source."""
-
-    source: int
-    shard: int
-    entry: ShardEntry
-
-    @property
-    def id(self) -> str:
-        return f"{self.source}-{self.entry.shard}"
-
-
-class Survey(NamedTuple):
-    """What the rules do to one tagged shard."""
-
-    kept: Tally
-    dropped: tuple[Tally, ...]
-    """by the first rule that matches, in the recipe's order"""
-    alone: tuple[int, ...]
-    kept_statistics: pa.Table
-    dropped_statistics: pa.Table
-    cuts: tuple[int, ...]
-    """indices of documents before which a new output shard may begin, so that pieces stay below shard_mb"""
-    piece_bytes: tuple[int, ...]
-    """kept bytes between the cuts"""
-
-
-class Surveyor:
-    """Applies the rules to tagged shards; reads tags only."""
-
-    def __init__(self, job: CurateJob) -> None:
-        self._job = job
-        self._stores = [ObjectStore(source.store) for source in job.recipe.sources]
-
-    def process(self, unit: TaggedShard, attempt: str) -> Survey:
-        """The survey of one shard."""
-        return self._survey(load_tags(self._stores[unit.source], unit.entry))
-
-    def _survey(self, tags: pa.Table) -> Survey:
-        rules = self._job.recipe.rules
-        decision = first_match(rules, tags)
-        kept = decision == KEPT
-        size = tags["n_bytes"].to_numpy()
-        target = self._job.recipe.output.shard_mb * 2**20
-        before = np.concatenate([[0], np.cumsum(np.where(kept, size, 0))])
-        edges = np.unique(np.searchsorted(before[1:], np.arange(1, before[-1] // target + 1) * target) + 1)
-        cuts = [0, *(int(e) for e in edges if 0 < e < tags.num_rows)]
-        alone = match_counts(rules, tags)
-        return Survey(
-            kept=tally(tags, kept),
-            dropped=tuple(tally(tags, decision == index) for index in range(len(rules))),
-            alone=tuple(alone[rule.name] for rule in rules),
-            kept_statistics=shard_statistics(tags.filter(pa.array(kept)), self._job.tag_columns),
-            dropped_statistics=shard_statistics(tags.filter(pa.array(~kept)), self._job.tag_columns),
-            cuts=tuple(cuts),
-            piece_bytes=tuple(
-                int(before[b] - before[a]) for a, b in zip(cuts, [*cuts[1:], tags.num_rows], strict=True)
-            ),
-        )
-
-
-class OutputPlanner:
-    """Lays surveyed shards, taken in corpus order, into output shards of about shard_mb each.
-
-    Holds one entry a piece: memory follows shards, not documents.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._target = recipe.output.shard_mb * 2**20
-        self._shards: list[list[Piece]] = []
-        self._size = 0.0
-
-    def add(self, unit: TaggedShard, survey: Survey) -> None:
-        """Takes the next shard."""
-        ends = [*survey.cuts[1:], unit.entry.rows_kept]
-        for first, end, size in zip(survey.cuts, ends, survey.piece_bytes, strict=True):
-            if end == first:
-                continue
-            if not self._shards or (self._size and self._size + size > self._target):
-                self._shards.append([])
-                self._size = 0
-            self._shards[-1].append(Piece(source=unit.source, shard=unit.shard, first=first, end=end))
-            self._size += size
-
-    def finish(self) -> list[OutputShard]:
-        """All output shards; none of them is empty of pieces, one may be empty of kept documents."""
-        count = len(self._shards)
-        return [OutputShard(index=i, count=count, pieces=tuple(p)) for i, p in enumerate(self._shards)]
-
-
 class ShardCurator:
-    """Writes output shards: source columns untouched, tags beside them."""
+    """Writes output shards; the job knows the cuts of all its stages."""
 
     def __init__(self, job: CurateJob, entries: tuple[tuple[ShardEntry, ...], ...]) -> None:
         """`entries` are the manifests' shards, by source."""
         self._job = job
         self._entries = entries
-        self._stores = [ObjectStore(source.store) for source in job.recipe.sources]
+        self._decider = Decider(job)
         self._output = ObjectStore(job.recipe.output.path)
         self._log = CommitLog(self._output, CONTROL)
         self._cursors = Cursors()
-        self._tags: tuple[StoredObject | None, pa.Table] = (None, None)
+        self._decided: tuple[str, pa.Table, Verdicts | None] = ("", None, None)
 
     def process(self, unit: OutputShard, attempt: str) -> ShardCommit:
         """Writes `unit` unless its commit exists; returns the commit that counts."""
         if self._log.has(unit.id):
             return self._log.read(unit.id)
         started = time.monotonic()
-        kept, dropped = (self._file(role) for role in ("kept", "dropped"))
-        tokens = 0
+        output = self._job.recipe.output
+        kept, dropped = (_Part(self._job, role) for role in ("kept", "dropped"))
+        rows_kept = rows_dropped = tokens = 0
         for piece in unit.pieces:
-            entry = self._entries[piece.source][piece.shard]
-            tags = self._load_tags(piece.source, entry).slice(piece.first, piece.end - piece.first)
-            decision = first_match(self._job.recipe.rules, tags)
-            tokens += int(tags["n_tokens"].to_numpy()[decision == KEPT].sum())
-            self._copy(piece, entry, tags, decision == KEPT, None, kept)
-            if self._job.recipe.output.dropped:
-                self._copy(piece, entry, tags, decision != KEPT, decision, dropped)
-            else:
-                dropped.rows += int((decision != KEPT).sum())
-        objects = {"data": self._put("data", unit, kept, attempt)}
-        if self._job.recipe.output.dropped:
-            objects["dropped"] = self._put("dropped", unit, dropped, attempt)
+            shard = TaggedShard(piece.source, piece.shard, self._entries[piece.source][piece.shard])
+            tags, verdicts = self._decide(shard)
+            span = slice(piece.first, piece.end)
+            copies, by = verdicts.copies[span], verdicts.by[span]
+            tags = tags.slice(piece.first, piece.end - piece.first)
+            rows_kept += int((copies > 0).sum())
+            rows_dropped += int((copies == 0).sum())
+            tokens += int(tags["n_tokens"].to_numpy()[copies > 0].sum())
+            self._copy(piece, shard.entry, tags, copies, None, kept)
+            if output.dropped:
+                gone = (copies == 0) & (by != self._job.recipe.verdicts.index("takedown"))
+                self._copy(piece, shard.entry, tags, gone.astype(np.int32), by, dropped)
+        rows_written = kept.rows
+        objects = {"data": self._put("data", unit, kept.finish(), attempt)}
+        if output.dropped:
+            objects["dropped"] = self._put("dropped", unit, dropped.finish(), attempt)
         commit = ShardCommit(
             shard=unit.id,
             fingerprint=self._job.fingerprint,
-            rows_in=kept.rows + dropped.rows,
-            rows_kept=kept.rows,
-            rows_dropped=dropped.rows,
+            rows_in=rows_kept + rows_dropped,
+            rows_kept=rows_kept,
+            rows_dropped=rows_dropped,
+            rows_repeated=rows_written - rows_kept,
             tokens=tokens,
             objects=objects,
             seconds=round(time.monotonic() - started, 3),
@@ -180,49 +86,47 @@ class ShardCurator:
         )
         return commit if self._log.commit(commit) else self._log.read(unit.id)
 
-    def _load_tags(self, source: int, entry: ShardEntry) -> pa.Table:
-        """The shard's tags; the last one is remembered, since small parts share a shard."""
-        if self._tags[0] != entry.objects["tags"]:
-            self._tags = (entry.objects["tags"], load_tags(self._stores[source], entry))
-        return self._tags[1]
+    def _decide(self, shard: TaggedShard) -> tuple[pa.Table, Verdicts]:
+        """The shard's tags and verdicts; the last ones are remembered, since small parts share a shard."""
+        known, tags, verdicts = self._decided
+        if known != shard.id or verdicts is None:
+            own = ("row", *_OWN_COLUMNS, *(tag_names(self._job.tag_columns) if self._job.recipe.output.tags else ()))
+            documents = self._decider.documents(shard, sorted({*self._decider.columns, *own}))
+            tags, verdicts = documents.tags, self._decider.decide(documents)
+            self._decided = (shard.id, tags, verdicts)
+        return tags, verdicts
 
     def _copy(
         self,
         piece: Piece,
         entry: ShardEntry,
         tags: pa.Table,
-        mask: NDArray[np.bool_],
-        rule: NDArray[np.int32] | None,
-        into: DatasetFile,
+        copies: NDArray[np.int32],
+        by: NDArray[np.int32] | None,
+        into: "_Part",
     ) -> None:
-        """Copies the masked documents of a piece, in order, from their source."""
-        chosen = tags.filter(pa.array(mask))
+        """Copies the documents of a piece from their source, in order, each so many times."""
+        mask = copies > 0
+        chosen, times = tags.filter(pa.array(mask)), copies[mask]
         extra = self._tag_columns(chosen)
-        if rule is not None:
-            names = [r.name for r in self._job.recipe.rules]
-            extra = extra.append_column(f"{_PREFIX}rule", pa.array([names[i] for i in rule[mask]], pa.string()))
+        if by is not None:
+            names = self._job.recipe.verdicts
+            extra = extra.append_column(f"{_PREFIX}rule", pa.array([names[i] for i in by[mask]], pa.string()))
         at = 0
         rows = chosen["row"].to_pylist()
-        for table in read_rows(
-            source_shard(entry), self._job.options[piece.source], rows, self._job.columns, self._cursors
-        ):
-            beside = extra.slice(at, table.num_rows)
+        columns = source_columns(self._job)
+        for table in read_rows(source_shard(entry), self._job.options[piece.source], rows, columns, self._cursors):
+            beside, count = extra.slice(at, table.num_rows), times[at : at + table.num_rows]
             at += table.num_rows
             for name in beside.column_names:
                 table = table.append_column(name, beside[name])
-            into.write(table)
+            into.write(table, count)
 
     def _tag_columns(self, tags: pa.Table) -> pa.Table:
         own = [f"{_PREFIX}{name}" for name in _OWN_COLUMNS]
         names = [*_OWN_COLUMNS, *(tag_names(self._job.tag_columns) if self._job.recipe.output.tags else [])]
         table = tags.select(names).rename_columns([f"{_PREFIX}{name}" for name in names])
         return table.rename_columns([own[0].replace("doc_id", "id"), *table.column_names[1:]])
-
-    def _file(self, role: str) -> DatasetFile:
-        schema = output_schema(self._job)
-        if role == "dropped":
-            schema = schema.append(pa.field(f"{_PREFIX}rule", pa.string()))
-        return new_file(self._job.recipe.output.format, schema)
 
     def _put(self, folder: str, unit: OutputShard, file: DatasetFile, attempt: str) -> StoredObject:
         """Puts an output object under its one name; what another attempt put there must be the same bytes."""
@@ -238,12 +142,56 @@ class ShardCurator:
         return stored
 
 
+class _Part:
+    """One role's rows of an output shard: repeats side by side, or all of it in the order of a hash."""
+
+    def __init__(self, job: CurateJob, role: str) -> None:
+        self._job = job
+        schema = output_schema(job)
+        if role == "dropped":
+            schema = pa.schema([f for f in schema if f.name != _COPY]).append(pa.field(f"{_PREFIX}rule", pa.string()))
+        self._numbered = _COPY in schema.names
+        self._shuffled: list[pa.Table] | None = [] if role == "kept" and job.recipe.output.order == "hash" else None
+        self._file = new_file(job.recipe.output, schema)
+        self.rows = 0
+
+    def write(self, table: pa.Table, times: NDArray[np.int32]) -> None:
+        """Adds the rows of a table, each so many times."""
+        if self._numbered:
+            starts = np.repeat(np.cumsum(times) - times, times)
+            number = pa.array(np.arange(int(times.sum())) - starts, pa.int32())
+            table = table.take(np.repeat(np.arange(table.num_rows), times)).append_column(_COPY, number)
+        self.rows += table.num_rows
+        table = table.cast(self._file.schema)
+        if self._shuffled is None:
+            self._file.write(table)
+        else:
+            self._shuffled.append(table)
+
+    def finish(self) -> DatasetFile:
+        """The file with all rows in it."""
+        if self._shuffled:
+            table = pa.concat_tables(self._shuffled)
+            copy = table[_COPY] if self._numbered else pa.repeat(pa.scalar(0, pa.int32()), table.num_rows)
+            names = pc.binary_join_element_wise(table[f"{_PREFIX}id"], copy.cast(pa.string()), " ")
+            names = names if isinstance(names, pa.ChunkedArray) else pa.chunked_array([names])
+            order = np.argsort(hash_keys(names, self._job.recipe.seed), kind="stable")
+            self._file.write(table.take(order))
+        return self._file
+
+
+def source_columns(job: CurateJob) -> dict[str, str]:
+    """The columns that come from the sources, and their types: those that the recipe asks for."""
+    wanted = job.recipe.output.columns
+    return job.columns if wanted is None else {name: job.columns[name] for name in wanted}
+
+
 def output_schema(job: CurateJob) -> pa.Schema:
-    """The dataset's columns: the sources', then assay_id, assay_n_tokens and the tags.
+    """The dataset's columns: the sources', then assay_id, assay_n_tokens, the tags, and assay_copy where some repeat.
 
     AssayError if a source column already has one of these names, or a tagger takes one that isn't a tag's.
     """
-    fields = [pa.field(name, parse_type(kind)) for name, kind in job.columns.items()]
+    fields = [pa.field(name, parse_type(kind)) for name, kind in source_columns(job).items()]
     own = [pa.field(f"{_PREFIX}id", pa.string()), pa.field(f"{_PREFIX}n_tokens", pa.int32())]
     if job.recipe.output.tags:
         for column in job.tag_columns:
@@ -251,8 +199,10 @@ def output_schema(job: CurateJob) -> pa.Schema:
             own.append(pa.field(f"{_PREFIX}{column.name}", kind))
             if column.kind == "label":
                 own.append(pa.field(f"{_PREFIX}{column.name}_p", pa.float32()))
+    if job.recipe.mixture and job.recipe.mixture.max_repeat > 1:
+        own.append(pa.field(_COPY, pa.int32()))
     names = [f.name for f in own] + ([f"{_PREFIX}rule"] if job.recipe.output.dropped else [])
-    if clash := sorted(set(names) & set(job.columns)):
+    if clash := sorted(set(names) & set(source_columns(job))):
         raise AssayError(
             f"the source already has columns {clash}", hint="set output.tags: false, or rename them in the source"
         )
@@ -272,11 +222,6 @@ def tag_names(columns: tuple[TagColumn, ...]) -> Iterator[str]:
             yield f"{column.name}_p"
 
 
-def load_tags(store: ObjectStore, entry: ShardEntry) -> pa.Table:
-    """A shard's tags table; the shard must not be unreadable."""
-    return pa.concat_tables(iter_parquet(pa.BufferReader(store.read_verified(entry.objects["tags"]))))
-
-
 def source_shard(entry: ShardEntry) -> Shard:
     """The input shard that a manifest's entry stands for."""
     assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
@@ -290,10 +235,26 @@ def source_shard(entry: ShardEntry) -> Shard:
     )
 
 
-def tally(tags: pa.Table, mask: NDArray[np.bool_]) -> Tally:
-    """Documents, tokens and bytes where `mask` holds."""
-    return Tally(
-        documents=int(mask.sum()),
-        tokens=int(tags["n_tokens"].to_numpy()[mask].sum()),
-        bytes=int(tags["n_bytes"].to_numpy()[mask].sum()),
-    )
+def writing_rate(job: CurateJob, units: Sequence[TaggedShard]) -> float | None:
+    """Bytes of text that one worker reads and writes in a second, timed on the first 2 MB of the middle shard.
+
+    None where no text can be read, or there is none.
+    """
+    readable = [unit for unit in units if unit.entry.rows_kept]
+    if not readable:
+        return None
+    unit = readable[len(readable) // 2]
+    columns = source_columns(job)
+    try:
+        tags = load_columns(ObjectStore(job.recipe.sources[unit.source].store), unit.entry, "tags", ["row", "n_bytes"])
+        sizes = tags["n_bytes"].to_numpy()
+        count = max(1, int(np.searchsorted(np.cumsum(sizes), _TIMED_BYTES)))
+        started = time.monotonic()
+        file = new_file(job.recipe.output, pa.schema([(name, parse_type(kind)) for name, kind in columns.items()]))
+        rows = tags["row"].to_pylist()[:count]
+        for table in read_rows(source_shard(unit.entry), job.options[unit.source], rows, columns):
+            file.write(table)
+        file.finish()
+    except AssayError:
+        return None
+    return float(sizes[:count].sum()) / max(time.monotonic() - started, 1e-6)

@@ -2,11 +2,11 @@
 
 import io
 import json
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from assay.schemas.recipe import Output
 from assay.workers.corpora.rows import jsonable
 
 _GROUP_BYTES = 32 * 2**20
@@ -32,19 +32,19 @@ class DatasetFile:
         raise NotImplementedError
 
 
-def new_file(kind: Literal["parquet", "jsonl.zst"], schema: pa.Schema) -> DatasetFile:
-    """An empty file of that kind."""
-    return _Parquet(schema) if kind == "parquet" else _JsonLines(schema)
+def new_file(output: Output, schema: pa.Schema) -> DatasetFile:
+    """An empty file of the output's format."""
+    return _Parquet(schema, output.compression) if output.format == "parquet" else _JsonLines(schema)
 
 
 class _Parquet(DatasetFile):
     """Row groups of about 32 MB, which streaming readers take one at a time."""
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, compression: str) -> None:
         super().__init__(schema)
         self._buffer = io.BytesIO()
         self._writer = pq.ParquetWriter(
-            self._buffer, schema, compression="zstd", write_page_checksum=True, write_page_index=True
+            self._buffer, schema, compression=compression, write_page_checksum=True, write_page_index=True
         )
         self._waiting: list[pa.Table] = []
         self._size = 0

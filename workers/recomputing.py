@@ -87,7 +87,7 @@ class ShardRecomputer:
                 tags.add(group)
                 continue
             again = group.take(pa.array(rows))
-            columns = (again[name].to_pylist() for name in ("row", "doc_id", "n_bytes"))
+            numbers, ids, sizes = (again[name].to_pylist() for name in ("row", "doc_id", "n_bytes"))
             features = next(encoded)
             if features.n_tokens.tolist() != again["n_tokens"].to_pylist():
                 raise AssayError(
@@ -95,7 +95,7 @@ class ShardRecomputer:
                     where=shard.source.uri,
                     hint="the source was changed in place: tag it again",
                 )
-            table = features_table(*columns, features)
+            table = features_table(numbers, ids, sizes, features)
             buffer.write(table)
             tokens += int(features.n_tokens.sum())
             tags.add(_replaced(group, rows, self._taggers.apply(table)))

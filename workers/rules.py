@@ -1,63 +1,207 @@
-"""A recipe's rules over a tags table: each document is kept, or dropped by the first rule that matches."""
+"""A recipe applied to a shard's tags: each document is dropped by one rule or stage, or kept in so many copies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from assay.schemas.errors import AssayError, unknown_name
-from assay.schemas.recipe import Condition, Rule
-from assay.schemas.statistics import TagColumn
+from assay.schemas.curation import StageTally
+from assay.schemas.expression import Feature, Name, Node, parse_expression, walk
+from assay.schemas.recipe import Recipe
+from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
+from assay.workers.expressions import Interval, Mask, Texts, known, numbers, truth
+from assay.workers.ranking import HashCache, Keys, hash_keys, score_keys
+from assay.workers.storage.objects import ObjectStore
 
 KEPT = -1
-_NUMBERS = ("n_tokens", "tokens_seen", "n_bytes")
+REST = ""
+"""the stratum of documents whose value a mixture doesn't list, or of all where there are no strata"""
+_GIVEN = ("source", "object")
 
 
-def check_rules(rules: Sequence[Rule], columns: Sequence[TagColumn], *, where: str) -> None:
-    """AssayError if a rule names a column that the tags don't have, or compares a label with a number."""
-    numbers = {*_NUMBERS, *(c.name if c.kind == "score" else f"{c.name}_p" for c in columns)}
-    labels = {c.name for c in columns if c.kind == "label"}
-    for rule in rules:
-        for condition in rule.drop_if:
-            spot = f"{where}: rule {rule.name!r}"
-            if condition.column not in numbers | labels:
-                raise unknown_name("column", condition.column, numbers | labels, where=spot)
-            on_labels = condition.is_in is not None or condition.not_in is not None
-            on_numbers = condition.below is not None or condition.above is not None
-            if (on_labels and condition.column in numbers) or (on_numbers and condition.column in labels):
-                kind, tests = ("labels", "is_in, not_in") if condition.column in labels else ("numbers", "below, above")
-                raise AssayError(f"column {condition.column!r} holds {kind}", where=spot, hint=f"test it with {tests}")
+class ShardDocuments:
+    """A shard's documents as expressions see them; features are read only when an expression asks for one."""
+
+    def __init__(
+        self, job: CurateJob, unit: TaggedShard, store: ObjectStore, tags: pa.Table, hashes: HashCache | None = None
+    ) -> None:
+        """`tags` are the whole shard's, with the columns that the recipe reads."""
+        self._job, self._unit, self._store, self._hashes = job, unit, store, hashes
+        self.tags = tags
+
+    @property
+    def rows(self) -> int:
+        return self.tags.num_rows
+
+    def is_number(self, name: str) -> bool:
+        return name not in (*_GIVEN, "id", *self._job.labels)
+
+    def number(self, name: str) -> Interval:
+        return known(self.tags[name])
+
+    def text(self, name: str) -> Texts:
+        if name == "source":
+            return pa.repeat(pa.scalar(self._job.recipe.source_names[self._unit.source]), self.rows)
+        if name == "object":
+            return pa.repeat(pa.scalar(self._unit.uri), self.rows)
+        return self.tags["doc_id" if name == "id" else name]
+
+    def threshold(self, tagger: str) -> float:
+        return self._job.thresholds[tagger]
+
+    def feature(self, feature: Feature) -> Interval:
+        """The pooled value: exact where it is stored, else between 0 and what the document's floor allows."""
+        names = [f"l{feature.layer}_{part}" for part in ("ids", feature.part, "floor")]
+        table = load_columns(self._store, self._unit.entry, "features", [*names, "tokens_seen"])
+        ids = table[names[0]].combine_chunks()
+        documents = np.repeat(np.arange(self.rows), ids.value_lengths().to_numpy(zero_copy_only=False))
+        found = np.flatnonzero(ids.flatten().to_numpy(zero_copy_only=False) == feature.feature)
+        values = table[names[1]].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        low, high = np.zeros(self.rows), np.zeros(self.rows)
+        if (feature.layer, feature.feature) not in self._job.watched:
+            floor = table[names[2]].to_numpy().astype(np.float64)
+            most = table["tokens_seen"].to_numpy().astype(np.float64) if feature.part == "count" else floor
+            high = np.where(floor > 0, most, 0.0)
+        low[documents[found]] = high[documents[found]] = values[found]
+        return Interval(low, high)
+
+    @cached_property
+    def hashes(self) -> Keys:
+        """A key each by hash of the id."""
+        found = self._hashes.find(self._unit.id) if self._hashes else None
+        if found is None:
+            found = hash_keys(self.tags["doc_id"], self._job.recipe.seed)
+            if self._hashes:
+                self._hashes.keep(self._unit.id, found)
+        return found
 
 
-def first_match(rules: Sequence[Rule], tags: pa.Table) -> NDArray[np.int32]:
-    """For each document the index of the rule that drops it, or KEPT."""
-    decision = np.full(tags.num_rows, KEPT, np.int32)
-    for index in range(len(rules) - 1, -1, -1):
-        decision[_matches(rules[index], tags)] = index
-    return decision
+class StageView(NamedTuple):
+    """How a stage sees the documents that reached it."""
+
+    rows: NDArray[np.int64]
+    """their places in the shard"""
+    stratum: NDArray[np.int32]
+    """index into the stage's strata"""
+    key: Keys
+    tokens: NDArray[np.int64]
+    bytes: NDArray[np.int64]
 
 
-def match_counts(rules: Sequence[Rule], tags: pa.Table) -> Mapping[str, int]:
-    """For each rule the documents that it would drop if it were alone."""
-    return {rule.name: int(_matches(rule, tags).sum()) for rule in rules}
+class Verdicts(NamedTuple):
+    """What happens to the documents of a shard."""
+
+    by: NDArray[np.int32]
+    """KEPT, or the index in Recipe.verdicts of what drops it"""
+    copies: NDArray[np.int32]
+    """how often it is written; 0: dropped"""
+    matches: tuple[Mask, ...]
+    """for each rule: whether it would drop the document alone"""
+    unknown: tuple[Mask, ...]
+    """for each rule: whether it couldn't be decided"""
+    views: tuple[StageView, ...]
+    """one for each stage of the job"""
+    after: tuple[NDArray[np.int32], ...]
+    """for each stage the copies of the documents of its view"""
 
 
-def _matches(rule: Rule, tags: pa.Table) -> NDArray[np.bool_]:
-    return np.logical_and.reduce([_holds(condition, tags[condition.column]) for condition in rule.drop_if])
+class Decider:
+    """Decides over documents, shard by shard; the same job gives the same verdicts anywhere."""
+
+    def __init__(self, job: CurateJob, hashes: HashCache | None = None) -> None:
+        self._job, self._hashes = job, hashes
+        self._stores = [ObjectStore(source.store) for source in job.recipe.sources]
+        self._rules = [(parse_expression(rule.drop_if), rule.undecided == "drop") for rule in job.recipe.rules]
+        sample = job.recipe.sample
+        self._top = parse_expression(sample.top) if sample and sample.top is not None else None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the tags table that the recipe reads."""
+        recipe = self._job.recipe
+        names = {*names_read([tree for tree, _ in self._rules]), *names_read([self._top] if self._top else [])}
+        strata = {stage.within for stage in [recipe.sample] if stage} | {m.by for m in [recipe.mixture] if m}
+        names |= {name for name in strata if name}
+        by_id = recipe.sample or recipe.mixture or "id" in names or self._job.taken_down
+        hashed = {"doc_id"} if by_id else set()
+        return sorted({"n_tokens", "n_bytes", *hashed, *(names - {"id", *_GIVEN})})
+
+    def documents(self, unit: TaggedShard, columns: Sequence[str] | None = None) -> ShardDocuments:
+        """The shard's documents, read with `columns` (by default those that the recipe reads)."""
+        store = self._stores[unit.source]
+        tags = load_columns(store, unit.entry, "tags", self.columns if columns is None else columns)
+        return ShardDocuments(self._job, unit, store, tags, self._hashes)
+
+    def decide(self, documents: ShardDocuments) -> Verdicts:
+        """The verdict on each document, by the rules and by those stages whose cuts the job knows."""
+        n, recipe = documents.rows, self._job.recipe
+        by = np.full(n, KEPT, np.int32)
+        if self._job.taken_down:
+            listed = pa.compute.is_in(documents.tags["doc_id"], value_set=pa.array(sorted(self._job.taken_down)))
+            by[listed.to_numpy()] = recipe.verdicts.index("takedown")
+        matches, unknown = [], []
+        for index, (tree, drop_undecided) in enumerate(self._rules):
+            holds = truth(tree, documents)
+            open_ = ~(holds.yes | holds.no)
+            match = holds.yes | open_ if drop_undecided else holds.yes
+            by[match & (by == KEPT)] = index
+            matches.append(match)
+            unknown.append(open_)
+        copies = (by == KEPT).astype(np.int32)
+        views, after = [], []
+        for stage in self._job.stages:
+            view = self.view(stage.name, documents, copies)
+            after.append(_copies(stage, view))
+            copies[view.rows] = after[-1]
+            by[view.rows[after[-1] == 0]] = recipe.verdicts.index(stage.name)
+            views.append(view)
+        return Verdicts(by, copies, tuple(matches), tuple(unknown), tuple(views), tuple(after))
+
+    def view(self, stage: str, documents: ShardDocuments, copies: NDArray[np.int32]) -> StageView:
+        """What a stage sees: the documents with copies, each with its stratum and key."""
+        rows = np.flatnonzero(copies)
+        names = strata_of(self._job.recipe, stage, self._job.labels)
+        by = stratified_by(self._job.recipe, stage)
+        if by is None:
+            stratum = np.zeros(len(rows), np.int32)
+        else:
+            places = pa.compute.index_in(documents.text(by), value_set=pa.array(names, pa.string()))
+            rest = names.index(REST)
+            stratum = pa.chunked_array([places] if isinstance(places, pa.Array) else places.chunks, pa.int32())
+            stratum = stratum.fill_null(rest).to_numpy()[rows].astype(np.int32)
+        key = documents.hashes
+        if stage == "sample" and self._top is not None:
+            key = score_keys(numbers(self._top, documents), key)
+        tokens, sizes = (documents.tags[name].to_numpy().astype(np.int64)[rows] for name in ("n_tokens", "n_bytes"))
+        return StageView(rows, stratum, key[rows], tokens, sizes)
 
 
-def _holds(condition: Condition, column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    if condition.is_unknown is not None:
-        truth = pc.equal(pc.is_null(column), condition.is_unknown)
-    elif condition.below is not None:
-        truth = pc.less(column, condition.below)
-    elif condition.above is not None:
-        truth = pc.greater(column, condition.above)
-    else:
-        labels = condition.is_in if condition.is_in is not None else condition.not_in
-        inside = pc.is_in(column, value_set=pa.array(labels, pa.string()))
-        truth = inside if condition.is_in is not None else pc.invert(inside)
-        truth = pc.and_(truth, pc.is_valid(column))
-    return pc.fill_null(truth, False).to_numpy(zero_copy_only=False).astype(bool)
+def names_read(trees: Sequence[Node]) -> set[str]:
+    """The names that expressions read."""
+    return {node.name for tree in trees for node in walk(tree) if isinstance(node, Name)}
+
+
+def stratified_by(recipe: Recipe, stage: str) -> str | None:
+    """The label tag by which a stage tells documents apart, or "source"."""
+    if stage == "mixture":
+        return recipe.mixture.by if recipe.mixture else None
+    return recipe.sample.within if recipe.sample else None
+
+
+def strata_of(recipe: Recipe, stage: str, labels: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The strata of a stage; the last one is for all other documents."""
+    if stage == "mixture" and recipe.mixture:
+        return (*recipe.mixture.shares, REST)
+    by = stratified_by(recipe, stage)
+    return (*(recipe.source_names if by == "source" else labels[by] if by else ()), REST)
+
+
+def _copies(stage: StageTally, view: StageView) -> NDArray[np.int32]:
+    """How often each document is written: a whole number for all of a stratum, one more up to the cut."""
+    whole = np.array([s.whole for s in stage.strata], np.int32)
+    cut = np.array([int(s.cut, 16) if s.cut else 0 for s in stage.strata], np.uint64)
+    some = np.array([s.cut is not None for s in stage.strata])
+    return whole[view.stratum] + (some[view.stratum] & (view.key <= cut[view.stratum]))

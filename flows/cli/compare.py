@@ -1,4 +1,4 @@
-"""Commands that compare: diff sets two corpora side by side."""
+"""Commands that compare: diff sets two corpora side by side, audit-recipe what a recipe kept and dropped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +47,46 @@ def diff(
         print_lines([report.model_dump_json(indent=1)])
     elif html is None:
         stdout().print(drift_renderable(report))
+        print_lines(["", "next: assay explain STORE DOCUMENT shows where a document's features fired"])
     if gate := gate_lines(report):
         message("\n".join(gate))
     return FINDINGS if report.exceeded else OK
+
+
+@app.command(group=LOOK)
+def audit_recipe(
+    dataset: Annotated[str, Parameter(help="folder or URI of a curated dataset")],
+    *,
+    max_lift: Annotated[
+        float | None,
+        Parameter(
+            help="exit with 1 where a group surely loses more than this many times its share", validator=_NOT_NEGATIVE
+        ),
+    ] = None,
+    features: Annotated[
+        int, Parameter(help="documents whose SAE features are compared; 0: none", validator=_NOT_NEGATIVE)
+    ] = 100_000,
+    html: Annotated[Path | None, Parameter(help="write one self-contained HTML file here")] = None,
+    json: AsJson = False,
+) -> int:
+    """Show of which domains, languages, lengths, scores and sources a recipe dropped more than its share, and why."""
+    from assay.dashboard.loss_page import loss_html
+    from assay.dashboard.loss_text import lift_gate_lines, loss_renderable
+    from assay.flows.recipe_audit import audit_recipe as audit
+
+    report = audit(dataset, feature_documents=features)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(loss_html(report), "utf-8")
+        message(f"wrote {html}")
+    if json:
+        print_lines([report.model_dump_json(indent=1)])
+    elif html is None:
+        stdout().print(loss_renderable(report))
+        print_lines(
+            ["", "next: change the recipe, then assay plan RECIPE; assay explain STORE DOCUMENT shows why a tag"]
+        )
+    if max_lift is None:
+        return OK
+    message("\n".join(lift_gate_lines(report, max_lift)))
+    return FINDINGS if report.beyond(max_lift) else OK

@@ -31,8 +31,8 @@ _SHOWN = ("axis", "kind", "description", "license")
 def fit(
     labelled: Annotated[str | None, Parameter(help="file, folder, glob, URI or dataset id with labels")] = None,
     *,
-    labels: Annotated[LabelOptions | None, Parameter(name="*", consume_multiple=True)] = None,
-    options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True)] = None,
+    labels: Annotated[LabelOptions | None, Parameter(name="*", consume_multiple=True, negative_iterable="")] = None,
+    options: Annotated[FitOptions | None, Parameter(name="*", consume_multiple=True, negative_iterable="")] = None,
     definition: Annotated[str | None, Parameter(help="a ready definition (see `assay definitions`) or a file")] = None,
     all_definitions: Annotated[str | None, Parameter(help="a set of definitions, one tagger each")] = None,
     out: Annotated[Path, Parameter(name=["--out", "-o"], help="tagger file, or folder for a set")] = _TAGGER,

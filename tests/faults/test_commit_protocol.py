@@ -21,12 +21,12 @@ from hypothesis.stateful import (
 
 import assay.workers.tagging
 from assay.flows.gc import gc
-from assay.flows.stores import seal
 from assay.flows.tag import TagPlan, record_plan, run_record, tag_job
 from assay.sae_runtime.runtime import ChunkFeatures, Runtime
 from assay.schemas.errors import StorageError
 from assay.schemas.store import ShardCommit, TagManifest
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import seal
 from assay.workers.tagger_set import TaggerSet
 from assay.workers.tagging import ShardTagger
 from tests.corpus_files import json_lines

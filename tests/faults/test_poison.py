@@ -11,10 +11,10 @@ import assay.flows.tag
 from assay.flows.cli import FINDINGS, OK
 from assay.flows.engine import run_flow
 from assay.flows.status import store_status
-from assay.flows.stores import load_manifest
 from assay.flows.tag import tag_corpus
 from assay.schemas.store import TagManifest
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import load_manifest
 from tests.faults.conftest import MakeCorpus
 from tests.faults.poison import FAILS, KILLS, PoisonedTagger
 from tests.flows.conftest import Cli, tag_parameters

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from assay.flows.stores import open_store
 from assay.schemas.base import record_json
 from assay.schemas.corpus import ReadOptions
 from assay.schemas.scope import EncoderIdentity, FeaturesIdentity, Scope
@@ -15,6 +14,7 @@ from assay.schemas.tagger import Tagger
 from assay.workers.corpora.planning import plan_corpus
 from assay.workers.feature_table import parquet_bytes
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import open_store
 from assay.workers.tagger_set import TaggerSet
 from tests.workers.feature_tables import ENCODER, Doc, table
 

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from assay.flows.stores import read_taggers
 from assay.schemas.calibration import load_calibration
 from assay.taggers.thresholds import threshold_of
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.stores import read_taggers
 from tests.flows.conftest import Cli, TaggedHere
 from tests.flows.corpora import hashes
 

@@ -13,7 +13,8 @@ from tests.flows.corpora import ASSAY, assay_environment
 
 COMMANDS = (
     "demo", "tag", "fit", "curate", "plan", "train-sae", "status", "explain", "report", "evidence", "audit",
-    "doctor", "scopes", "definitions", "apply", "recompute", "calibrate", "retry", "fsck", "gc",
+    "doctor", "scopes", "definitions", "apply", "recompute", "calibrate", "retry", "fsck", "gc", "diff",
+    "audit-recipe",
 )  # fmt: skip
 LOOK = """
 import sys
@@ -65,6 +66,9 @@ def test_the_installed_command_runs(tmp_path: Path) -> None:
         (["report", "no-store"], "no Assay store here"),
             (["tag", ".", "--store", "inner"], "the store lies in the corpus"),
             (["tag", ".", "--store", "../s", "--device", "gpu"], "no such device: 'gpu'"),
+        (["diff", "no-store", "other"], "no-store: no Assay store here"),
+        (["diff", "a", "b", "--max-drift", "-1"], "-1"),
+        (["audit-recipe", "no-dataset"], "no-dataset: no curated dataset here"),
         (["explain", "no-store", "doc"], "no-store: no Assay store here"),
         (["audit", "no-store", "--tagger", "quality"], "no-store: no Assay store here"),
         (["audit", "no-store"], "--tagger"),

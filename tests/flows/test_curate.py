@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from assay.flows.cli import FINDINGS, OK, USAGE
-from assay.flows.curate import curate, read_recipe
+from assay.flows.curate import curate
 from assay.flows.engine import run_flow
+from assay.flows.recipes import read_recipe
 from assay.schemas.curation import CurationManifest
 from assay.schemas.parameters import CurateParameters
 from tests.flows.conftest import Cli, Tagged
@@ -22,13 +23,10 @@ from tests.flows.corpora import hashes
 RULES = """
   - name: short
     reason: too short to learn from
-    drop_if:
-      - {column: n_tokens, below: 60}
+    drop_if: n_tokens < 60
   - name: news-toxic
     reason: "not <b>wanted</b> | here"
-    drop_if:
-      - {column: domain, is_in: [news, shop]}
-      - {column: toxicity, above: 0.5}
+    drop_if: domain in ["news", "shop"] and toxicity > 0.5
 """
 
 
@@ -225,7 +223,7 @@ def test_a_plan_is_what_curate_then_does_and_writes_nothing(
 
 
 def test_a_recipe_that_keeps_nothing_or_everything_gives_a_dataset(tagged: Tagged, tmp_path: Path) -> None:
-    everything = "\n  - name: all\n    reason: none is wanted\n    drop_if:\n      - {column: n_tokens, above: -1}\n"
+    everything = "\n  - name: all\n    reason: none is wanted\n    drop_if: n_tokens > -1\n"
     nothing_kept = make(write_recipe(tmp_path / "a.yaml", tagged.store, tmp_path / "a", rules=everything))
     assert nothing_kept.kept.documents == 0
     assert nothing_kept.dropped.documents == len(tagged.corpus.documents)
@@ -241,7 +239,7 @@ def test_a_recipe_that_keeps_nothing_or_everything_gives_a_dataset(tagged: Tagge
     ("find", "put", "spot"),
     [
         ("drop_if", "dropif", r"r\.yaml:8:5: rules\.0\.dropif: unknown key; did you mean 'drop_if'\?"),
-        ("below: 60", "below: sixty", r"r\.yaml:9:\d+: rules\.0\.drop_if\.0\.below: .*number"),
+        ("< 60", "< sixty", r"r\.yaml:8:25: rules\.0\.drop_if: unknown name 'sixty'"),
         ("shard_mb: 0.01", "shard_mb: 0", r"r\.yaml:\d+:3: output\.shard_mb: .*greater than 0"),
         ("license: mit", "license: [mit", r"r\.yaml:\d+:\d+: not valid YAML"),
     ],
@@ -261,9 +259,10 @@ def test_a_mistake_in_a_recipe_is_named_with_file_line_and_column(
 @pytest.mark.parametrize(
     ("find", "put", "message"),
     [
-        ("column: toxicity", "column: toxcity", "did you mean 'toxicity'?"),
-        ("column: n_tokens, below: 60", "column: domain, below: 60", "'domain' holds labels"),
-        ("column: toxicity, above: 0.5", "column: toxicity, is_in: [high]", "'toxicity' holds numbers"),
+        ("toxicity >", "toxcity >", "did you mean 'toxicity'?"),
+        ("n_tokens < 60", "domain < 60", "8:14: rules.0.drop_if: < compares numbers; this is a text, not a number"),
+        ("toxicity > 0.5", 'toxicity in ["high"]', "this is a text, but the value before `in` is a number"),
+        ('"shop"]', '"shoop"]', "domain is never 'shoop': did you mean 'shop'?"),
     ],
 )
 def test_a_rule_on_a_column_that_the_tags_lack_is_refused_before_anything_is_written(

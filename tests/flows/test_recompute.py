@@ -147,8 +147,8 @@ def test_the_command_names_what_it_did_and_status_shows_nothing_undecided(
 
 def load_taggers_of(store: Path, rows: Sequence[dict[str, object]], applied: TagManifest) -> object:
     """The taggers of the newest run, as its own record in the store has them."""
-    from assay.flows.stores import load_manifest, read_taggers
     from assay.workers.storage.objects import ObjectStore
+    from assay.workers.stores import load_manifest, read_taggers
 
     objects = ObjectStore(str(store))
     runs = [load_manifest(objects, str(r["run"])) for r in rows]

@@ -88,7 +88,7 @@ def test_a_report_is_one_html_file_or_plain_text(tagged: Tagged, cli: Cli, tmp_p
 
 
 def test_a_curated_dataset_has_a_report_of_what_was_kept_and_dropped(tagged: Tagged, cli: Cli, tmp_path: Path) -> None:
-    rule = {"name": "toxic", "reason": "abuse", "drop_if": [{"column": "toxicity", "above": 0.5}]}
+    rule = {"name": "toxic", "reason": "abuse", "drop_if": "toxicity > 0.5"}
     output = {"path": str(tmp_path / "out"), "shard_mb": 0.05}
     recipe = {"name": "clean", "sources": [{"store": str(tagged.store)}], "rules": [rule], "output": output}
     made: CurationManifest = run_flow(

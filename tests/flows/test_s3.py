@@ -21,8 +21,7 @@ sources:
 rules:
   - name: short
     reason: too short
-    drop_if:
-      - {{column: n_tokens, below: 60}}
+    drop_if: n_tokens < 60
 output:
   path: {root}/curated
   dropped: true

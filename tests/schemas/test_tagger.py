@@ -184,3 +184,12 @@ def test_two_taggers_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_taggers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssayError, match="no tagger"):
         load_taggers(tmp_path)
+
+
+def test_a_tagger_of_an_older_store_is_read_without_its_evidence_and_keeps_its_name() -> None:
+    old = {**a_tagger().model_dump(mode="json"), "evidence": {"summary": "wins", "held_out": {"auroc": 0.9}}}
+    for later in ("rule", "link", "unit", "dense"):
+        del old[later]
+    read = Tagger.model_validate(old)
+    assert read.evidence is None
+    assert read.fingerprint == a_tagger().fingerprint

@@ -16,8 +16,7 @@ sources:
 rules:
   - name: short
     reason: too short
-    drop_if:
-      - {column: n_tokens, below: 40}
+    drop_if: n_tokens < 40
 output:
   path: out
 """
@@ -38,7 +37,7 @@ def mistakes(tmp_path: Path, text: str | bytes) -> list[str]:
 
 def test_a_recipe_without_mistakes_is_read(tmp_path: Path) -> None:
     recipe = load(tmp_path, GOOD)
-    assert recipe.rules[0].drop_if[0].below == 40
+    assert recipe.rules[0].drop_if == "n_tokens < 40"
     assert recipe.output.format == "parquet"
 
 
@@ -50,48 +49,76 @@ sources:
 rules:
   - name: short
     reason: too short
-    drop_if:
-      - {column: n_tokens, beneath: 40}
-      - column: quality
-        below: much
+    drop_if: n_tokens << 40
+  - {name: long, reason: too long, drop_if: n_tokens > 9, undecidd: drop}
+mixture: {by: domain, shares: {code: 0.5, prose: 0.4}}
+sample: {fraction: 0.5, tokens: 9}
 output:
   path: out
   format: csv
   shard_mb: -1
 """
     assert mistakes(tmp_path, text) == [
-        "8 mistake(s) in recipe.yaml",
+        "10 mistake(s) in recipe.yaml",
         "1:1: name: required key is missing",
         "1:1: nme: unknown key; did you mean 'name'?",
         "3:5: sources.0.stoer: unknown key; did you mean 'store'?",
         "3:5: sources.0.store: required key is missing",
-        "8:28: rules.0.drop_if.0.beneath: unknown key",
-        "10:9: rules.0.drop_if.1.below: Input should be a valid number, unable to parse string as a number",
+        "7:24: rules.0.drop_if: unexpected '<': a value should stand here",
+        "8:59: rules.1.undecidd: unknown key; did you mean 'undecided'?",
+        "9:1: mixture: the shares add up to 0.9, not to 1",
+        "10:1: sample: give exactly one of: fraction, tokens, documents",
         "13:3: output.format: Input should be 'parquet' or 'jsonl.zst'",
         "14:3: output.shard_mb: Input should be greater than 0",
     ]
 
 
-@pytest.mark.parametrize("tests", ["below: 1, above: 3", "is_in: [a], is_unknown: true", ""])
-def test_a_condition_with_two_tests_or_none_is_told_where_it_stands(tmp_path: Path, tests: str) -> None:
-    text = GOOD.replace("{column: n_tokens, below: 40}", f"{{column: n_tokens, {tests}}}")
+@pytest.mark.parametrize(
+    ("scalar", "spot"),
+    [
+        ("n_tokens < 4 0", "7:27"),
+        ("'n_tokens < 4 0'", "7:28"),
+        ('"n_tokens < 4 0"', "7:28"),
+        ("'domain == ''a'' 0'", "7:31"),
+        ('"domain == \\"a\\" 0"', "7:31"),
+        ("n_tokens\n      < 4 0", "8:11"),
+        ("|\n      n_tokens < 1\n      or n_tokens > 4 0", "9:23"),
+        (">-\n\n      n_tokens < 1\n        or n_tokens > 4 0", "10:25"),
+        ("&few n_tokens < 4 0", "7:32"),
+        ("n_tokens <", "7:24"),
+    ],
+    ids=str,
+)
+def test_a_mistake_inside_an_expression_is_told_at_its_own_column_in_every_style_of_yaml(
+    tmp_path: Path, scalar: str, spot: str
+) -> None:
+    text = GOOD.replace("n_tokens < 40", scalar)
+    (line,) = mistakes(tmp_path, text)[1:]
+    assert line.startswith(f"{spot}: rules.0.drop_if: "), line
+
+
+def test_two_rules_or_sources_of_one_name_are_a_mistake(tmp_path: Path) -> None:
+    rule = "  - {name: short, reason: again, drop_if: quality < 0.1}\n"
+    text = GOOD.replace("output:", f"{rule}output:").replace(
+        "  - store: s3://bucket/store", "  - {store: a, name: a}\n  - {store: b, name: a}"
+    )
     assert mistakes(tmp_path, text)[1:] == [
-        "8:9: rules.0.drop_if.0: Value error, give exactly one of: below, above, is_in, not_in, is_unknown"
+        "2:1: sources: two sources share a name: ['a', 'a']",
+        "5:1: rules: two rules share a name: ['short', 'short']",
     ]
 
 
-def test_two_rules_of_one_name_are_a_mistake(tmp_path: Path) -> None:
-    rule = "  - {name: short, reason: again, drop_if: [{column: quality, below: 0.1}]}\n"
-    assert mistakes(tmp_path, GOOD.replace("output:", f"{rule}output:"))[1:] == [
-        "1:1: Value error, two rules share a name: ['short', 'short']"
-    ]
+def test_a_rule_may_not_take_the_name_of_a_later_stage(tmp_path: Path) -> None:
+    (line,) = mistakes(tmp_path, GOOD.replace("name: short", "name: mixture"))[1:]
+    assert "a rule can't have the name of a later stage: ['mixture']" in line
 
 
 def test_no_and_yes_stay_words_as_yaml_1_2_has_them(tmp_path: Path) -> None:
-    text = GOOD.replace("below: 40", "is_in: [no, yes, on]").replace("reason: too short", "reason: no")
-    rule = load(tmp_path, text).rules[0]
-    assert rule.reason == "no"
-    assert rule.drop_if[0].is_in == ("no", "yes", "on")
+    text = GOOD.replace("output:", "mixture: {by: language, shares: {no: 0.5, yes: 0.5}}\noutput:")
+    recipe = load(tmp_path, text.replace("reason: too short", "reason: no"))
+    assert recipe.rules[0].reason == "no"
+    assert recipe.mixture is not None
+    assert set(recipe.mixture.shares) == {"no", "yes"}
 
 
 @pytest.mark.parametrize(
@@ -116,18 +143,21 @@ def test_a_file_that_is_no_mapping_is_one_mistake(tmp_path: Path, text: str) -> 
 
 
 def test_a_mistake_in_a_merged_mapping_is_told_where_the_merge_stands(tmp_path: Path) -> None:
-    text = GOOD.replace("below: 40}", "below: 40}\n      - &base {column: quality, beneath: 1}").replace(
-        "output:", "  - name: more\n    reason: more\n    drop_if:\n      - <<: *base\n        below: 1\noutput:"
+    text = GOOD.replace("  - name: short", "  - &base\n    beneath: 1\n    name: short").replace(
+        "output:", "  - <<: *base\n    name: more\noutput:"
     )
     found = mistakes(tmp_path, text)
-    assert "13:9: rules.1.drop_if.0.beneath: unknown key" in found
+    assert "10:5: rules.1.beneath: unknown key" in found
 
 
 def test_an_anchor_is_read_like_what_it_stands_for(tmp_path: Path) -> None:
-    text = GOOD.replace("below: 40", "below: &few 40").replace(
-        "output:", "  - name: more\n    reason: more\n    drop_if: [{column: tokens_seen, below: *few}]\noutput:"
+    text = GOOD.replace("drop_if: n_tokens", "drop_if: &few n_tokens").replace(
+        "output:", "  - {name: more, reason: more, drop_if: *few}\noutput:"
     )
-    assert [rule.drop_if[0].below for rule in load(tmp_path, text).rules] == [40, 40]
+    assert [rule.drop_if for rule in load(tmp_path, text).rules] == ["n_tokens < 40"] * 2
+    wrong = mistakes(tmp_path, text.replace("< 40", "< 4 0"))
+    assert wrong[1].startswith("7:32: rules.0.drop_if: ")
+    assert wrong[2].startswith("7:32: rules.1.drop_if: ")
 
 
 def test_a_mapping_that_holds_itself_is_a_mistake_and_no_crash(tmp_path: Path) -> None:

@@ -23,17 +23,12 @@ from assay.schemas.store import ShardCommit, ShardEntry
 from assay.schemas.tagger import Tagger
 from assay.workers.corpora.columns import unify_columns
 from assay.workers.corpora.planning import plan_corpus
-from assay.workers.curating import (
-    CurateJob,
-    OutputPlanner,
-    ShardCurator,
-    Survey,
-    Surveyor,
-    TaggedShard,
-    load_tags,
-    output_schema,
-)
+from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.workers.curating import ShardCurator, output_schema
+from assay.workers.ranking import HashCache
 from assay.workers.storage.objects import ObjectStore
+from assay.workers.survey_total import SurveyTotal
+from assay.workers.surveying import OutputPlanner, Survey, Surveyor, find_stages
 from assay.workers.tagging import ShardTagger, TagJob
 from tests.corpus_files import json_lines, write, write_parquet
 
@@ -43,9 +38,9 @@ COLUMNS = (
     TagColumn(name="domain", axis="domain", kind="label"),
 )
 RULES = [
-    {"name": "short", "reason": "short", "drop_if": [{"column": "n_tokens", "below": 12}]},
-    {"name": "shop", "reason": "shops", "drop_if": [{"column": "domain", "is_in": ["shop"]}]},
-    {"name": "tiny", "reason": "never first", "drop_if": [{"column": "n_tokens", "below": 5}]},
+    {"name": "short", "reason": "short", "drop_if": "n_tokens < 12"},
+    {"name": "shop", "reason": "shops", "drop_if": 'domain == "shop"'},
+    {"name": "tiny", "reason": "never first", "drop_if": "n_tokens < 5"},
 ]
 
 
@@ -60,7 +55,8 @@ class Source(NamedTuple):
     def tags(self) -> list[dict[str, Any]]:
         """All its documents' tags, in corpus order."""
         store = ObjectStore(self.store)
-        return [row for entry in self.entries if not entry.unreadable for row in load_tags(store, entry).to_pylist()]
+        keys = [entry.objects["tags"] for entry in self.entries if not entry.unreadable]
+        return [row for key in keys for row in pq.read_table(io.BytesIO(store.read_verified(key))).to_pylist()]
 
 
 class Curated(NamedTuple):
@@ -96,6 +92,7 @@ class Workplace:
 
     def __init__(self, folder: Path, scope: Scope, taggers: tuple[Tagger, ...]) -> None:
         self.folder = folder
+        self.watched = frozenset((f.layer, f.feature) for t in taggers for f in t.features)
         self._scope, self._taggers = scope, taggers
 
     def tag(self, path: Path, shard_bytes: int = 700) -> Source:
@@ -121,26 +118,40 @@ class Workplace:
         )
         return Source(path, store, entries, unify_columns(commit.columns for commit in commits))
 
-    def job(self, sources: Sequence[Source], rules: Sequence[dict[str, Any]] = RULES, **output: Any) -> CurateJob:
+    def job(
+        self,
+        sources: Sequence[Source],
+        rules: Sequence[dict[str, Any]] = RULES,
+        stages: dict[str, Any] | None = None,
+        **output: Any,
+    ) -> CurateJob:
         recipe = Recipe.model_validate(
             {
                 "name": "test",
-                "sources": [{"store": source.store} for source in sources],
+                "sources": [{"store": source.store, "name": source.path.stem} for source in sources],
                 "rules": list(rules),
                 "output": {"path": str(self.folder / "output"), **output},
+                **(stages or {}),
             }
         )
         columns = unify_columns(source.columns for source in sources)
-        return CurateJob(recipe, "f", (OPTIONS,) * len(sources), COLUMNS, columns)
+        labels = {"domain": ("code", "news", "shop")}
+        return CurateJob(recipe, "f", (OPTIONS,) * len(sources), COLUMNS, columns, labels, watched=self.watched)
 
     def curate(self, sources: Sequence[Source], job: CurateJob) -> Curated:
-        surveyor, planner, surveys = Surveyor(job), OutputPlanner(job.recipe), []
-        for s, source in enumerate(sources):
-            for i, entry in enumerate(source.entries):
-                if not entry.unreadable:
-                    unit = TaggedShard(s, i, entry)
-                    surveys.append(surveyor.process(unit, "survey"))
-                    planner.add(unit, surveys[-1])
+        units = [
+            TaggedShard(s, i, entry)
+            for s, source in enumerate(sources)
+            for i, entry in enumerate(source.entries)
+            if not entry.unreadable
+        ]
+        job = find_stages(job, units, HashCache())
+        surveyor, planner, total, surveys = Surveyor(job), OutputPlanner(job.recipe), SurveyTotal(job), []
+        for unit in units:
+            surveys.append(surveyor.process(unit, "survey"))
+            planner.add(unit, surveys[-1])
+            total.add(surveys[-1])
+        job = job._replace(stages=total.stages())
         shards = planner.finish()
         curator = ShardCurator(job, tuple(source.entries for source in sources))
         return Curated(job, surveys, shards, [curator.process(shard, "curate") for shard in shards])
@@ -244,8 +255,8 @@ def test_a_survey_counts_what_each_rule_drops_first_and_alone(workplace: Workpla
         sum(row["domain"] == "shop" for row in tags),
         sum(row["n_tokens"] < 5 for row in tags),
     ]
-    for statistics, count in (("kept_statistics", len(kept)), ("dropped_statistics", len(dropped))):
-        cells = pa.concat_tables(getattr(s, statistics) for s in surveys)
+    for statistics, count in (("kept", len(kept)), ("dropped", len(dropped))):
+        cells = pa.concat_tables(s.statistics[statistics] for s in surveys)
         lengths = cells.filter(pc.equal(cells["metric"], "tokens"))
         assert sum(lengths["docs"].to_pylist()) == count
 
@@ -255,7 +266,7 @@ def test_without_rules_everything_is_kept_and_a_rule_for_all_leaves_an_empty_dat
 ) -> None:
     everything = workplace.curate([parquet], workplace.job([parquet], [], path=str(workplace.folder / "all")))
     assert everything.table()["id"].to_pylist() == [row["id"] for row in texts()]
-    rule = {"name": "all", "reason": "all", "drop_if": [{"column": "n_tokens", "above": -1}]}
+    rule = {"name": "all", "reason": "all", "drop_if": "n_tokens > -1"}
     nothing = workplace.curate([parquet], workplace.job([parquet], [rule], path=str(workplace.folder / "none")))
     assert nothing.table().num_rows == 0
     assert nothing.table().schema.equals(output_schema(nothing.job))
@@ -436,3 +447,209 @@ def test_a_source_that_changed_since_it_was_tagged_is_an_error(workplace: Workpl
     write_parquet(parquet.path, texts(41))
     with pytest.raises(AssayError, match="changed"):
         workplace.curate([parquet], workplace.job([parquet]))
+
+
+@pytest.fixture
+def large(workplace: Workplace) -> Source:
+    """Four hundred documents in several shards."""
+    return workplace.tag(write_parquet(workplace.folder / "large.parquet", texts(400), row_group_size=70), 9_000)
+
+
+def chosen(workplace: Workplace, source: Sequence[Source], stages: dict[str, Any], folder: str = "o") -> pa.Table:
+    """What a recipe without rules writes with these stages."""
+    job = workplace.job(source, [], stages, path=str(workplace.folder / folder), tags=True)
+    return workplace.curate(source, job).table()
+
+
+def tokens_by_domain(rows: Sequence[dict[str, Any]], prefix: str = "") -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        domain = row[f"{prefix}domain"]
+        found[domain] = found.get(domain, 0) + row[f"{prefix}n_tokens"]
+    return found
+
+
+def test_a_mixture_meets_its_shares_to_within_a_document_and_repeats_by_whole_copies_and_a_hashed_rest(
+    workplace: Workplace, large: Source
+) -> None:
+    there = tokens_by_domain(large.tags())
+    domains = sorted(there, key=lambda d: there[d])
+    small, big = domains[-2:]
+    shares = {small: 0.5, big: 0.5}
+    total = int(there[small] * 2.3 / 0.5)
+    mixture = {"by": "domain", "shares": shares, "total": total, "max_repeat": 2.5}
+    rows = chosen(workplace, [large], {"mixture": mixture}).to_pylist()
+    longest = max(row["n_tokens"] for row in large.tags())
+    got = tokens_by_domain(rows, "assay_")
+    assert set(got) == {small, big}
+    for domain in shares:
+        assert 0 <= total / 2 - got[domain] < longest
+    copies: dict[str, list[int]] = {}
+    for row in rows:
+        copies.setdefault(row["assay_id"], []).append(row["assay_copy"])
+    counts = {i: len(c) for i, c in copies.items() if row_domain(large, i) == small}
+    assert set(counts) == {row["doc_id"] for row in large.tags() if row["domain"] == small}
+    assert set(counts.values()) == {2, 3}
+    assert all(c == list(range(len(c))) for c in copies.values())
+
+
+def row_domain(source: Source, doc_id: str) -> str:
+    return next(row["domain"] for row in source.tags() if row["doc_id"] == doc_id)
+
+
+def test_a_mixture_without_a_total_is_as_large_as_its_caps_allow(workplace: Workplace, large: Source) -> None:
+    there = tokens_by_domain(large.tags())
+    names = sorted(there)[:2]
+    mixture = {"by": "domain", "shares": {names[0]: 0.25, names[1]: 0.75}, "unit": "documents"}
+    rows = chosen(workplace, [large], {"mixture": mixture}).to_pylist()
+    count = {n: sum(row["domain"] == n for row in large.tags()) for n in names}
+    total = min(count[names[0]] / 0.25, count[names[1]] / 0.75)
+    got = {n: sum(row["assay_domain"] == n for row in rows) for n in names}
+    assert got == {names[0]: int(total * 0.25), names[1]: int(total * 0.75)}
+    assert "assay_copy" not in rows[0]
+
+
+def test_a_cap_that_binds_is_reported_and_the_rest_can_be_kept(workplace: Workplace, large: Source) -> None:
+    there = tokens_by_domain(large.tags())
+    name = min(there, key=lambda d: there[d])
+    mixture = {"by": "domain", "shares": {name: 1.0}, "total": 10 * there[name], "max_repeat": 2, "rest": "keep"}
+    curated = workplace.curate([large], workplace.job([large], [], {"mixture": mixture}))
+    (stage,) = curated.job.stages
+    by_name = {s.stratum: s for s in stage.strata}
+    assert by_name[name].capped
+    assert by_name[name].written.tokens == 2 * there[name]
+    assert by_name[""].written == by_name[""].available == by_name[""].kept
+    assert stage.dropped.documents == 0
+    assert sum(c.rows_repeated for c in curated.commits) == by_name[name].kept.documents
+    assert curated.table().num_rows == sum(c.rows_kept + c.rows_repeated for c in curated.commits)
+
+
+def test_a_mixture_of_a_value_that_no_document_has_needs_a_total(workplace: Workplace, large: Source) -> None:
+    gone = [{"name": "r", "reason": "r", "drop_if": "domain == 'code'"}]
+    job = workplace.job([large], gone, {"mixture": {"by": "domain", "shares": {"code": 0.5, "news": 0.5}}})
+    with pytest.raises(AssayError, match="no document is left whose domain is 'code'"):
+        workplace.curate([large], job)
+
+
+@pytest.mark.parametrize("size", [{"documents": 100}, {"tokens": 900}, {"fraction": 0.3}])
+@pytest.mark.parametrize("top", [None, "quality", "-n_tokens"])
+def test_a_larger_sample_holds_a_smaller_one_and_keeps_its_budget(
+    workplace: Workplace, large: Source, size: dict[str, float], top: str | None
+) -> None:
+    (unit, amount), order = next(iter(size.items())), {"top": top} if top else {}
+    small, big = (
+        chosen(workplace, [large], {"sample": {unit: times * amount, **order}}, folder).to_pylist()
+        for times, folder in ((1, "small"), (2, "big"))
+    )
+    assert {row["id"] for row in small} < {row["id"] for row in big}
+    tags = {row["doc_id"]: row for row in large.tags()}
+    if unit == "tokens":
+        longest = max(row["n_tokens"] for row in tags.values())
+        assert 0 <= amount - sum(row["assay_n_tokens"] for row in small) < longest
+    elif unit == "documents" or top:
+        assert len(small) == (100 if unit == "documents" else 120)
+    if top:
+        score = {i: row["quality"] if top == "quality" else -row["n_tokens"] for i, row in tags.items()}
+        known = [row["id"] for row in small if score[row["id"]] is not None]
+        out = [score[i] for i in tags.keys() - {row["id"] for row in small} if score[i] is not None]
+        assert min(score[i] for i in known) >= max(out)
+
+
+def test_a_sample_within_a_tag_keeps_the_part_of_each_value(workplace: Workplace, large: Source) -> None:
+    rows = chosen(workplace, [large], {"sample": {"documents": 200, "within": "domain"}}).to_pylist()
+    for domain in {row["domain"] for row in large.tags()}:
+        there = sum(row["domain"] == domain for row in large.tags())
+        assert abs(sum(row["assay_domain"] == domain for row in rows) - there / 2) <= 1
+
+
+def test_another_source_does_not_reshuffle_the_first(workplace: Workplace, large: Source, parquet: Source) -> None:
+    alone = chosen(workplace, [large], {"sample": {"fraction": 0.4}}, "alone").to_pylist()
+    both = chosen(workplace, [parquet, large], {"sample": {"fraction": 0.4}}, "both").to_pylist()
+    names = [row["id"] for row in both]
+    assert [row["id"] for row in alone] == names[len(names) - len(alone) :]
+    reseeded = chosen(workplace, [large], {"sample": {"fraction": 0.4}, "seed": 1}, "seed").to_pylist()
+    assert {row["id"] for row in reseeded} != {row["id"] for row in alone}
+
+
+def test_sample_and_mixture_account_for_every_document_and_are_named_in_dropped(
+    workplace: Workplace, large: Source
+) -> None:
+    stages = {
+        "sample": {"fraction": 0.5},
+        "mixture": {"by": "source", "shares": {"large": 1}, "total": 50, "unit": "documents"},
+    }
+    curated = workplace.curate([large], workplace.job([large], RULES[:1], stages, dropped=True))
+    gone = [row["assay_rule"] for row in curated.table("dropped").to_pylist()]
+    assert set(gone) == {"short", "sample", "mixture"}
+    assert curated.table().num_rows == 50
+    assert {s.name: s.dropped.documents for s in curated.job.stages} == {
+        name: gone.count(name) for name in ("sample", "mixture")
+    }
+    assert len(gone) + 50 == 400
+    sample, mixture = curated.job.stages
+    assert sum(s.kept.documents for s in sample.strata) == sum(s.available.documents for s in mixture.strata)
+
+
+def test_the_order_of_a_hash_shuffles_each_part_alike_and_loses_nothing(workplace: Workplace, large: Source) -> None:
+    mixture = {"by": "source", "shares": {"large": 1}, "total": 500, "unit": "documents", "max_repeat": 2}
+    tables = [
+        workplace.curate(
+            [large],
+            workplace.job([large], [], {"mixture": mixture}, path=str(workplace.folder / name), order=order),
+        ).table()
+        for name, order in (("a", "corpus"), ("b", "hash"), ("c", "hash"))
+    ]
+    pairs = [list(zip(t["assay_id"].to_pylist(), t["assay_copy"].to_pylist(), strict=True)) for t in tables]
+    assert pairs[1] == pairs[2] != pairs[0]
+    assert sorted(pairs[0]) == sorted(pairs[1])
+
+
+def test_an_output_can_name_its_columns_and_compression(workplace: Workplace, large: Source) -> None:
+    job = workplace.job([large], [], columns=["n", "text"], compression="snappy", tags=False)
+    curated = workplace.curate([large], job)
+    assert curated.table().column_names == ["n", "text", "assay_id", "assay_n_tokens"]
+    data = ObjectStore(job.recipe.output.path).read_verified(curated.commits[0].objects["data"])
+    assert pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(0).compression == "SNAPPY"
+
+
+def test_a_rule_on_a_feature_reads_it_from_the_store_and_bounds_what_was_cut(
+    workplace: Workplace, parquet: Source
+) -> None:
+    store = ObjectStore(parquet.store)
+    features = pa.concat_tables(
+        pq.read_table(io.BytesIO(store.read_verified(entry.objects["features"]))) for entry in parquet.entries
+    )
+    rows = features.select(["doc_id", "l1_ids", "l1_max", "l1_floor"]).to_pylist()
+    feature = next(i for row in rows for i in row["l1_ids"] if (1, i) not in workplace.watched)
+    value = {
+        row["doc_id"]: dict(zip(row["l1_ids"], row["l1_max"], strict=True)).get(feature, row["l1_floor"] and None)
+        for row in rows
+    }
+    floor = {row["doc_id"]: row["l1_floor"] for row in rows}
+    cut = sorted(v for v in value.values() if v)[0]
+    rule = {"name": "f", "reason": "f", "drop_if": f"feature(1, {feature}) >= {cut!r}"}
+    job = workplace.job([parquet], [rule], dropped=True)
+    curated = workplace.curate([parquet], job)
+    gone = {row["assay_id"] for row in curated.table("dropped").to_pylist()}
+    assert gone == {i for i, v in value.items() if v is not None and v >= cut}
+    unknown = sum(survey.unknown[0] for survey in curated.surveys)
+    assert unknown == sum(v is None and floor[i] >= cut for i, v in value.items())
+
+
+def test_a_curation_that_was_broken_off_and_continued_gives_the_same_bytes(workplace: Workplace, large: Source) -> None:
+    mixture = {"by": "domain", "shares": {"code": 0.4, "shop": 0.6}, "total": 3000, "max_repeat": 2}
+    settings: dict[str, Any] = {"shard_mb": 0.001, "order": "hash", "dropped": True}
+    stages = {"sample": {"documents": 300}, "mixture": mixture}
+    whole = workplace.curate(
+        [large], workplace.job([large], RULES, stages, path=str(workplace.folder / "whole"), **settings)
+    )
+    assert len(whole.shards) > 3
+    again = workplace.job([large], RULES, stages, path=str(workplace.folder / "again"), **settings)
+    units = [TaggedShard(0, i, entry) for i, entry in enumerate(large.entries)]
+    first = ShardCurator(find_stages(again, units, HashCache()), (large.entries,))
+    for unit in whole.shards[::2]:
+        first.process(unit, "killed")
+    second = ShardCurator(find_stages(again, units[:], HashCache(), threads=3), (large.entries,))
+    commits = [second.process(unit, "continued") for unit in whole.shards]
+    assert {commit.attempt for commit in commits} == {"killed", "continued"}
+    assert [commit.objects for commit in commits] == [commit.objects for commit in whole.commits]

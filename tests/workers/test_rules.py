@@ -1,13 +1,16 @@
-"""A recipe's rules: the first that matches drops a document, and what is unknown matches nothing but is_unknown."""
+"""A recipe's verdicts: the first rule that is true drops a document, and what is unknown drops nothing unless asked."""
 
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from assay.schemas.recipe import Condition, Rule
+from assay.schemas.recipe import Recipe
 from assay.schemas.statistics import TagColumn
-from assay.workers.rules import KEPT, first_match, match_counts
+from assay.schemas.store import ShardEntry
+from assay.workers.curate_job import CurateJob, TaggedShard
+from assay.workers.rules import KEPT, Decider, ShardDocuments, Verdicts
+from assay.workers.storage.objects import ObjectStore
 
 COLUMNS = (
     TagColumn(name="quality", axis="quality", kind="score"),
@@ -15,72 +18,90 @@ COLUMNS = (
 )
 TAGS = pa.table(
     {
+        "doc_id": ["a", "b", "c", "d"],
+        "n_bytes": pa.array([10, 80, 200, 2000], pa.int64()),
         "n_tokens": pa.array([5, 40, 100, 1000], pa.int32()),
         "quality": pa.array([0.1, None, 0.5, 0.9], pa.float32()),
         "domain": pa.array(["code", "news", None, "shop"]),
-        "domain_p": pa.array([0.9, 0.4, None, 0.6], pa.float32()),
     }
 )
 
 
-def rule(name: str, *conditions: dict[str, Any]) -> Rule:
-    return Rule(name=name, reason="because", drop_if=tuple(Condition(**c) for c in conditions))
+def rule(name: str, drop_if: str, **more: str) -> dict[str, str]:
+    return {"name": name, "reason": "because", "drop_if": drop_if, **more}
 
 
-def dropped(*conditions: dict[str, Any], tags: pa.Table = TAGS) -> list[int]:
-    """The documents that a rule of these conditions drops."""
-    decision = first_match([rule("r", *conditions)], tags)
-    return [i for i, value in enumerate(decision) if value != KEPT]
+def verdicts(*rules: dict[str, str], tags: pa.Table = TAGS, **recipe: Any) -> Verdicts:
+    """What a recipe of these rules does to a shard in memory."""
+    made = Recipe.model_validate(
+        {
+            "name": "r",
+            "sources": [{"store": "none", "name": "web"}],
+            "output": {"path": "out"},
+            "rules": rules,
+            **recipe,
+        }
+    )
+    job = CurateJob(made, "f", (), COLUMNS, {}, {"domain": ("code", "news", "shop")}, {"quality": 0.5})
+    shard = TaggedShard(0, 0, ShardEntry(shard="s", rows_in=4, rows_kept=4, objects={}))
+    return Decider(job).decide(ShardDocuments(job, shard, ObjectStore("none"), tags))
+
+
+def dropped(drop_if: str, tags: pa.Table = TAGS, **more: str) -> list[int]:
+    return [i for i, by in enumerate(verdicts(rule("r", drop_if, **more), tags=tags).by) if by != KEPT]
 
 
 @pytest.mark.parametrize(
-    ("condition", "wanted"),
+    ("drop_if", "wanted"),
     [
-        ({"column": "quality", "below": 0.5}, [0]),
-        ({"column": "quality", "above": 0.5}, [3]),
-        ({"column": "quality", "above": 0}, [0, 2, 3]),
-        ({"column": "n_tokens", "below": 40}, [0]),
-        ({"column": "n_tokens", "above": 40.5}, [2, 3]),
-        ({"column": "domain", "is_in": ("code", "shop", "none")}, [0, 3]),
-        ({"column": "domain", "is_in": ()}, []),
-        ({"column": "domain", "not_in": ("code", "shop")}, [1]),
-        ({"column": "domain", "not_in": ()}, [0, 1, 3]),
-        ({"column": "domain_p", "below": 2}, [0, 1, 3]),
-        ({"column": "quality", "is_unknown": True}, [1]),
-        ({"column": "quality", "is_unknown": False}, [0, 2, 3]),
-        ({"column": "domain", "is_unknown": True}, [2]),
-        ({"column": "n_tokens", "is_unknown": True}, []),
+        ("quality < 0.5", [0]),
+        ("quality > threshold('quality')", [3]),
+        ("n_tokens < 40", [0]),
+        ("domain in ['code', 'shop']", [0, 3]),
+        ("domain not in ['code', 'shop']", [1]),
+        ("is_unknown(quality)", [1]),
+        ("source == 'web' and id == 'c'", [2]),
+        ("source != 'web'", []),
     ],
-    ids=str,
 )
-def test_a_condition_matches_known_values_only_and_is_unknown_the_others(
-    condition: dict[str, Any], wanted: list[int]
-) -> None:
-    assert dropped(condition) == wanted
+def test_a_rule_drops_the_documents_of_which_it_is_true(drop_if: str, wanted: list[int]) -> None:
+    assert dropped(drop_if) == wanted
 
 
-def test_a_rule_needs_all_its_conditions() -> None:
-    assert dropped({"column": "n_tokens", "above": 10}, {"column": "domain", "is_in": ("shop", "code")}) == [3]
-    assert dropped({"column": "n_tokens", "above": 10}, {"column": "quality", "below": 0.2}) == []
+def test_a_rule_that_is_undecided_keeps_a_document_or_drops_it_as_the_recipe_says() -> None:
+    assert dropped("quality < 0.5") == [0]
+    assert dropped("quality < 0.5", undecided="drop") == [0, 1]
+    found = verdicts(rule("r", "quality < 0.5 and n_tokens > 10"), rule("s", "domain == 'code'"))
+    assert [mask.tolist() for mask in found.unknown] == [[False, True, False, False], [False, False, True, False]]
 
 
-def test_the_first_rule_that_matches_drops_and_counts_of_each_alone_overlap() -> None:
-    rules = [
-        rule("short", {"column": "n_tokens", "below": 50}),
-        rule("code", {"column": "domain", "is_in": ("code", "shop")}),
-        rule("any", {"column": "n_tokens", "below": 500}),
-    ]
-    assert first_match(rules, TAGS).tolist() == [0, 0, 2, 1]
-    assert first_match(rules[::-1], TAGS).tolist() == [0, 0, 0, 1]
-    assert match_counts(rules, TAGS) == {"short": 2, "code": 2, "any": 3}
+def test_the_first_rule_that_matches_drops_and_what_each_would_drop_alone_overlaps() -> None:
+    rules = [rule("short", "n_tokens < 50"), rule("code", "domain in ['code', 'shop']"), rule("any", "n_tokens < 500")]
+    assert verdicts(*rules).by.tolist() == [0, 0, 2, 1]
+    assert verdicts(*rules[::-1]).by.tolist() == [0, 0, 0, 1]
+    assert [int(mask.sum()) for mask in verdicts(*rules).matches] == [2, 2, 3]
 
 
-def test_without_rules_every_document_is_kept() -> None:
-    assert first_match([], TAGS).tolist() == [KEPT] * 4
-    assert match_counts([], TAGS) == {}
+def test_without_rules_every_document_is_kept_once() -> None:
+    found = verdicts()
+    assert found.by.tolist() == [KEPT] * 4
+    assert found.copies.tolist() == [1] * 4
 
 
 def test_an_empty_table_and_one_of_several_chunks_are_decided_too() -> None:
-    assert dropped({"column": "quality", "below": 0.5}, tags=TAGS.slice(0, 0)) == []
+    assert dropped("quality < 0.5", tags=TAGS.slice(0, 0)) == []
     chunked = pa.concat_tables([TAGS, TAGS.slice(1), TAGS.slice(0, 0)])
-    assert dropped({"column": "domain", "not_in": ("news",)}, tags=chunked) == [0, 3, 6]
+    assert dropped("domain not in ['news']", tags=chunked) == [0, 3, 6]
+
+
+def test_only_the_columns_that_a_recipe_reads_are_asked_for() -> None:
+    def columns(*rules: dict[str, str], **recipe: Any) -> list[str]:
+        values = {"name": "r", "sources": [{"store": "none"}], "output": {"path": "out"}, "rules": rules, **recipe}
+        return Decider(CurateJob(Recipe.model_validate(values), "f", (), COLUMNS, {})).columns
+
+    sizes = ["n_bytes", "n_tokens"]
+    assert columns() == sizes
+    assert columns(rule("a", "quality < 0.5 and source == 'x'")) == [*sizes, "quality"]
+    assert columns(rule("a", "id == 'x'")) == ["doc_id", *sizes]
+    assert columns(mixture={"by": "domain", "shares": {"code": 1}}) == ["doc_id", "domain", *sizes]
+    assert columns(sample={"tokens": 5, "top": "quality", "within": "source"}) == ["doc_id", *sizes, "quality"]

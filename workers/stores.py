@@ -9,7 +9,6 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from assay.flows.sealing import seal as seal
 from assay.schemas.base import fingerprint, record_json
 from assay.schemas.corpus import CorpusPlan
 from assay.schemas.errors import AssayError, printable
@@ -23,6 +22,7 @@ from assay.schemas.store import (
     tags_prefix,
 )
 from assay.schemas.tagger import Tagger
+from assay.workers.sealing import seal as seal
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.tagger_set import TaggerSet
 
@@ -39,6 +39,14 @@ class Identity(NamedTuple):
     features: FeaturesIdentity
     scope: Scope
     """as it was settled when the features were made"""
+
+    @property
+    def watched(self) -> dict[int, set[int]]:
+        """Layer -> features that every document stores if they fired at all."""
+        found: dict[int, set[int]] = {}
+        for layer, feature in self.features.watched:
+            found.setdefault(layer, set()).add(feature)
+        return found
 
 
 _IDENTITY: TypeAdapter[Identity] = TypeAdapter(Identity)
