@@ -111,7 +111,7 @@ class Arena:
         with (self._folder / "driver.log").open("ab") as log:
             driver = subprocess.Popen(self._command(root), env=env, stdout=log, stderr=log, start_new_session=True)
         while driver.poll() is None:
-            pause = time.monotonic() + draw.uniform(0.3, 1.2) * self._quiet_s / 2
+            pause = time.monotonic() + draw.uniform(2, 20)
             while driver.poll() is None and time.monotonic() < pause:
                 time.sleep(0.05)
             server.percent = 0

@@ -200,3 +200,21 @@ def test_whatever_goes_wrong_at_any_operation_the_run_ends_with_the_bytes_of_an_
             max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+@pytest.mark.parametrize("seen", range(1, 12))
+def test_an_object_that_an_attempt_took_over_from_a_dead_one_is_never_collected(bench: Bench, seen: int) -> None:
+    root = bench.fresh()
+    dead, store = bench.attempt(root, 0), ObjectStore(root)
+    while not any("/data/" in key for key in store.list("features")):
+        dead.step("go on")
+    dead.step("die before")
+    heir = bench.attempt(root, 0)
+    for _ in range(seen):
+        if not heir.ended:
+            heir.step("go on")
+    gc(root, older_than_s=-1, delete=True)
+    heir.finish()
+    assert heir.error is None
+    for stored in heir.result.objects.values():
+        store.read_verified(stored)
