@@ -33,12 +33,12 @@ def make_dataset(store: Path, out: Path) -> CurationManifest:
     recipe = {
         "name": "checked",
         "sources": [{"store": str(store)}],
-        "rules": [{"name": "short", "reason": "short", "drop_if": [{"column": "n_bytes", "below": 60}]}],
+        "rules": [{"name": "short", "reason": "short", "drop_if": "n_bytes < 60"}],
         "output": {"path": str(out), "shard_mb": 0.001, "dropped": True},
     }
     preview = curate.survey.fn(CurateParameters(recipe=Recipe.model_validate(recipe)))
     curate.claim_output.fn(preview)
-    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.manifests))
+    curator = ShardCurator(preview.job, tuple(manifest.shards for manifest in preview.prepared.manifests))
     for unit in preview.shards:
         curator.process(unit, "attempt")
     return curate.seal_dataset.fn(preview)
