@@ -91,8 +91,8 @@ def _texts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         out = folder / f"{name}.txt"
         command = [python or sys.executable, "-m", "benchmarks.dedup_rivals", name, str(folder / "corpus"), str(out)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[1])
-        *dropped, seconds = out.read_text("utf-8").split("\n")[:-1]
-        record["methods"][name] = _score(set(dropped), second, near) | {"seconds": float(seconds)}
+        *found, seconds = out.read_text("utf-8").split("\n")[:-1]
+        record["methods"][name] = _score(set(found), second, near) | {"seconds": float(seconds)}
         _tell(f"{name}: {record['methods'][name]}")
     return record
 

@@ -65,6 +65,7 @@ def resolve_scope(
     `device` decides the backbone's dtype where the scope says auto; by default this machine's GPU, if any. It need
     not be on this machine if the work is done `elsewhere`.
     """
+    from assay.sae_runtime.hardware import settle_screen
     from assay.sae_runtime.scope_files import identify
 
     scope = load_scope(name)
@@ -72,7 +73,7 @@ def resolve_scope(
     default = default_taggers(scope)
     encoder = identify(scope, device)
     # What was measured here holds for every worker of the run: a corpus has features of one type.
-    scope = scope.on(device).model_copy(update={"dtype": encoder.dtype})
+    scope = settle_screen(scope.on(device).model_copy(update={"dtype": encoder.dtype}), device, encoder.d_model)
     watched = [(f.layer, f.feature) for t in default for f in t.features]
     features = FeaturesIdentity.of(scope, fingerprint(encoder), watched)
     return ResolvedScope(scope, device, encoder, features, load_taggers(Path(taggers)) if taggers else default)

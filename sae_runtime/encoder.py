@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from assay.sae_runtime.encoder_cache import cached_encoder
-from assay.sae_runtime.hardware import cpu_rates
 from assay.sae_runtime.matmul import Float32Matmul, HalfMatmul, Matmul, SplitMatmul
 from assay.sae_runtime.sae_files import SaeFile
 from assay.sae_runtime.screening import Int8Screen
@@ -24,8 +23,6 @@ from assay.schemas.errors import AssayError
 _BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**30}
 """pre-activations that exist at once: what a CPU's cache holds; on a GPU enough rows for a full-speed GEMM"""
 _FEWEST_ROWS = 32
-_SCREEN_FROM = 256
-"""d_model below which the float32 GEMM costs too little for a screen to save much"""
 
 
 class Activations(NamedTuple):
@@ -43,17 +40,25 @@ class Encoder:
     """One layer's encoder half on a device."""
 
     def __init__(
-        self, sae: SaeFile, *, k: int | None, d_model: int, device: torch.device, dtype: torch.dtype, exact: bool
+        self,
+        sae: SaeFile,
+        *,
+        k: int | None,
+        d_model: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        exact: bool,
+        screen: bool = False,
     ) -> None:
         """Maps the encoder's weights, shared with other processes of this machine.
 
-        `dtype` is the backbone's. `exact` keeps float32 products where the default takes float16 weights (GPU) or
-        screens with int8 first (CPU). Raises AssayError for weights that are damaged or of another backbone.
+        `dtype` is the backbone's. On a GPU `exact` keeps float32 products where the default takes float16 weights; on
+        a CPU `screen` finds with int8 which few products are needed. Raises AssayError for weights that are damaged or
+        of another backbone.
         """
         on_gpu = device.type != "cpu"
         halves = on_gpu and not exact
-        screened = not on_gpu and not exact and d_model >= _SCREEN_FROM and cpu_rates().int8_pays
-        weights = cached_encoder(sae, "float16" if halves else "float32", int8=screened)
+        weights = cached_encoder(sae, "float16" if halves else "float32", int8=screen)
         self.d_sae, width = weights.W_enc_FD.shape
         self.k = k if k is not None else weights.k
         if width != d_model:

@@ -13,9 +13,13 @@ from typing import NamedTuple
 
 import torch
 
+from assay.schemas.scope import Scope
+
 _LEAD = 1.5
 """bfloat16 must be this many times as fast as float32 to be chosen: the GEMMs aren't all of the work"""
 _INT8_LEAD = 2.5
+SCREEN_FROM = 256
+"""d_model below which the float32 GEMM costs too little for a screen to save much"""
 _ROWS, _WIDTH, _FEATURES = 128, 512, 1024
 
 
@@ -62,6 +66,16 @@ def _measure_rates() -> GemmRates:
         gemms.append(lambda: torch._int_mm(bytes_[0], bytes_[1].T))
     rates = [2.0 * _ROWS * _WIDTH * _FEATURES / seconds for seconds in _best(gemms, 0.1)]
     return GemmRates(rates[0], rates[1], rates[2] if len(rates) > 2 else 0.0)
+
+
+def settle_screen(scope: Scope, device: str, d_model: int) -> Scope:
+    """The scope with `screen` said: as it asks where that can be, else as this machine measures.
+
+    Measured in each worker, a loaded machine could give two of them other answers, and so other bytes.
+    """
+    possible = device == "cpu" and not scope.exact and d_model >= SCREEN_FROM
+    wanted = possible and (cpu_rates().int8_pays if scope.screen is None else scope.screen)
+    return scope.model_copy(update={"screen": wanted})
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from assay.sae_runtime.backbone import Backbone
 from assay.sae_runtime.encoder import Encoder
 from assay.sae_runtime.forward import Forward
-from assay.sae_runtime.hardware import best_threads
+from assay.sae_runtime.hardware import best_threads, settle_screen
 from assay.sae_runtime.pooling import DocumentPooler, SparseFeatures
 from assay.sae_runtime.residual_mean import ResidualMeans
 from assay.sae_runtime.scope_files import identify, locate
@@ -81,8 +81,17 @@ class Runtime:
                 hint="tokenizer and weights are of different models",
             )
         k, d_model = self.encoder_identity.k, self.backbone.d_model
+        self.scope = scope = settle_screen(scope, self.device.type, d_model)
         self.encoders = {
-            layer: Encoder(sae, k=k, d_model=d_model, device=self.device, dtype=dtype, exact=scope.exact)
+            layer: Encoder(
+                sae,
+                k=k,
+                d_model=d_model,
+                device=self.device,
+                dtype=dtype,
+                exact=scope.exact,
+                screen=bool(scope.screen),
+            )
             for layer, sae in files.saes.items()
         }
         self._forward = Forward(scope, self.backbone, self.encoders)

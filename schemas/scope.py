@@ -45,6 +45,11 @@ class Scope(Model):
     exact: bool = Field(
         False, description="float32 products in the encoder, where the default takes float16 weights (on a GPU)"
     )
+    screen: bool | None = Field(
+        None,
+        description="on a CPU, find with int8 which few features need a float32 product, which rounds otherwise; by "
+        "default the driver measures whether it pays, and all workers do as it says",
+    )
     compile: bool = Field(
         False, description="fuse the backbone's elementwise work with torch.compile: a slower start, then faster"
     )
@@ -97,6 +102,11 @@ class FeaturesIdentity(Model):
     watched: tuple[tuple[int, int], ...] = Field(description="(layer, feature) pairs that are always kept")
     batch_tokens: int
     compile: bool
+    screen: bool = Field(
+        False,
+        exclude_if=lambda screened: not screened,
+        description="absent where false, so that older features keep their name",
+    )
     residuals: bool = Field(
         False,
         exclude_if=lambda stored: not stored,
@@ -115,5 +125,6 @@ class FeaturesIdentity(Model):
             watched=tuple(sorted(set(watched))),
             batch_tokens=scope.batch_tokens,
             compile=scope.compile,
+            screen=bool(scope.screen),
             residuals=scope.residuals,
         )

@@ -8,15 +8,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from assay.sae_runtime import encoder as encoder_module
 from assay.sae_runtime.encoder import Activations, Encoder
-from assay.sae_runtime.hardware import GemmRates
 from assay.sae_runtime.matmul import HalfMatmul
 from assay.sae_runtime.sae_files import find_sae
 from assay.schemas.errors import AssayError
 
 D_MODEL, D_SAE, K = 256, 2048, 24
-FAST_INT8, NO_INT8 = GemmRates(1.0, 1.0, 4.0), GemmRates(1.0, 1.0, 0.0)
 
 Active = dict[tuple[int, int], float]
 
@@ -48,9 +45,9 @@ def topk_sae(folder: Path) -> dict[str, Tensor]:
     return weights()
 
 
-def load(folder: Path, *, k: int | None = None, d_model: int = D_MODEL, exact: bool = False) -> Encoder:
-    cpu = torch.device("cpu")
-    return Encoder(find_sae(folder, 0), k=k, d_model=d_model, device=cpu, dtype=torch.float32, exact=exact)
+def load(folder: Path, *, k: int | None = None, d_model: int = D_MODEL, screen: bool = False) -> Encoder:
+    sae, cpu = find_sae(folder, 0), torch.device("cpu")
+    return Encoder(sae, k=k, d_model=d_model, device=cpu, dtype=torch.float32, exact=False, screen=screen)
 
 
 def active(found: Activations) -> Active:
@@ -68,14 +65,11 @@ def by_hand(hidden_TD: Tensor, sae: dict[str, Tensor], k: int) -> Active:
     return found
 
 
-@pytest.mark.parametrize("rates", [FAST_INT8, NO_INT8], ids=["screened", "dense"])
+@pytest.mark.parametrize("screen", [True, False], ids=["screened", "dense"])
 @pytest.mark.parametrize("tokens", [0, 1, 2, 700])
-def test_topk_activations_are_those_of_the_formula(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rates: GemmRates, tokens: int
-) -> None:
-    monkeypatch.setattr(encoder_module, "cpu_rates", lambda: rates)
+def test_topk_activations_are_those_of_the_formula(tmp_path: Path, screen: bool, tokens: int) -> None:
     sae = topk_sae(tmp_path / "sae")
-    found = active(load(tmp_path / "sae").encode(residuals(tokens)))
+    found = active(load(tmp_path / "sae", screen=screen).encode(residuals(tokens)))
     assert found == pytest.approx(by_hand(residuals(tokens), sae, K), rel=1e-5)
 
 
@@ -95,18 +89,16 @@ def test_entries_come_in_order_of_token(tmp_path: Path) -> None:
     assert token_A.max() == 2999
 
 
-def test_exact_mode_never_screens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_module, "cpu_rates", lambda: FAST_INT8)
+def test_only_an_encoder_that_is_asked_to_screens(tmp_path: Path) -> None:
     topk_sae(tmp_path / "sae")
-    assert load(tmp_path / "sae")._screen is not None
-    assert load(tmp_path / "sae", exact=True)._screen is None
+    assert load(tmp_path / "sae", screen=True)._screen is not None
+    assert load(tmp_path / "sae")._screen is None
 
 
 def test_a_token_the_screen_is_unsure_of_is_encoded_densely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoder_module, "cpu_rates", lambda: FAST_INT8)
     monkeypatch.setattr("assay.sae_runtime.screening._CERTAIN", 1e9)
     sae = topk_sae(tmp_path / "sae")
-    found = active(load(tmp_path / "sae").encode(residuals(20)))
+    found = active(load(tmp_path / "sae", screen=True).encode(residuals(20)))
     assert found == pytest.approx(by_hand(residuals(20), sae, K), rel=1e-5)
 
 

@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-from assay.sae_runtime.hardware import GemmRates, best_threads, cpu_rates
+from assay.sae_runtime import hardware
+from assay.sae_runtime.hardware import GemmRates, best_threads, cpu_rates, settle_screen
+from assay.schemas.scope import FeaturesIdentity, Scope
 
 
 def test_rates_are_measured_once_a_process() -> None:
@@ -31,3 +33,32 @@ def test_threads_lie_between_one_and_the_cores_and_the_process_keeps_its_own() -
     best_threads.cache_clear()
     assert 1 <= best_threads() <= len(os.sched_getaffinity(0))
     assert torch.get_num_threads() == kept
+
+
+SCOPE = Scope(name="x", backbone="b", sae="s", layers=(1,)).on("cpu")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_screen_is_measured_where_the_scope_leaves_it_open_and_then_said(
+    monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_rates", lambda: GemmRates(100, 100, 1000 if fast else 100))
+    settled = settle_screen(SCOPE, "cpu", 512)
+    assert settled.screen is fast
+    monkeypatch.setattr(hardware, "cpu_rates", lambda: GemmRates(100, 100, 100 if fast else 1000))
+    assert settle_screen(settled, "cpu", 512).screen is fast, "a worker under load must do as the driver said"
+
+
+def test_a_screen_that_can_not_be_is_not_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "cpu_rates", lambda: GemmRates(100, 100, 1000))
+    assert settle_screen(SCOPE, "cuda", 512).screen is False
+    assert settle_screen(SCOPE, "cpu", 128).screen is False
+    assert settle_screen(SCOPE.model_copy(update={"exact": True}), "cpu", 512).screen is False
+
+
+def test_screened_features_have_a_name_of_their_own() -> None:
+    plain, screened = (
+        FeaturesIdentity.of(SCOPE.model_copy(update={"screen": screen}), "f" * 16, ()) for screen in (False, True)
+    )
+    assert "screen" not in plain.model_dump()
+    assert screened.model_dump()["screen"] is True
