@@ -88,6 +88,7 @@ def calibrate(parameters: CalibrateParameters) -> CalibrateReport:
         return CalibrateReport(None, _write_sample(run, parameters, edges, found), found)
     rule, target = parameters.rule
     labelled, digest, figures = 0, None, {}
+    sizes: tuple[int, ...] = ()
     if rule == "share":
         rank = documents - int(target * documents) - 1
         [threshold] = smallest(run.scores, [rank])
