@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/assay demo
 
 test: $(VENV)/tests-installed lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/tests-installed
 	$(BIN)/ruff check .
@@ -62,7 +62,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV): a few minutes, some 2 GB of packages"
 	$(PIP) install -c constraints.txt setuptools wheel
 	$(PIP) install -c constraints.txt torch
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt -e '.[fit]'
 	@touch $@
 
 $(VENV)/tests-installed: $(VENV)/installed tests/requirements.txt
