@@ -19,6 +19,9 @@ import s3fs
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+# Parallel workers are told a terminal's width, which the command would take for its own.
+os.environ.pop("COLUMNS", None)
+
 _READY_SECONDS = 60
 
 

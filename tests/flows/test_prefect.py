@@ -120,7 +120,7 @@ def test_a_curation_is_recorded_and_a_folder_of_another_recipe_is_refused_withou
     refused = the_run(server, "curate second")
     assert refused.state is not None
     assert refused.state.is_failed()
-    assert task_states(server, refused.id, 1) == {"claim output": "Failed"}, "nothing is read for a folder that is refused"
+    assert task_states(server, refused.id, 1) == {"claim output": "Failed"}
     attempts = server.read_task_runs(
         task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[refused.id]))
     )
