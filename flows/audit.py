@@ -48,6 +48,12 @@ def audit_tagger(
         raise unknown_name("tagger", name, taggers, where=f"{store_uri}, run {manifest.run}")
     tagger = taggers[name]
     found = audit_findings(_sums(TaggedRun(store, manifest, tagger, by)))
+    if found.documents and found.undecided == found.documents:
+        raise AssayError(
+            f"all {found.documents:,} documents are undecided by {name!r}, so there is nothing to audit",
+            where=f"{store_uri}, run {manifest.run}",
+            hint=f"assay recompute {store_uri} --run {manifest.run} decides them",
+        )
     looked, notes = _identity(store, manifest, tagger, identity, terms, device)
     findings, flagged = in_words(tagger, found, looked)
     return AuditReport(

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from assay.flows.output import write_whole
 from assay.schemas.base import canonical_json
 from assay.schemas.calibration import Calibration
 from assay.schemas.errors import AssayError, printable, unknown_name
@@ -81,8 +82,16 @@ def calibrate(parameters: CalibrateParameters) -> CalibrateReport:
     unknown = manifest.undecided.get(tagger.name, 0)
     documents = manifest.rows_kept - unknown
     if not documents:
-        raise AssayError(f"no document of run {manifest.run} has a score by {tagger.name!r}", where=parameters.store)
+        raise AssayError(
+            f"no document of run {manifest.run} has a score by {tagger.name!r}",
+            where=parameters.store,
+            hint=f"assay recompute {parameters.store} --run {manifest.run} decides them",
+        )
     if parameters.sample is not None:
+        if parameters.sample_out is not None and parameters.sample_out.exists():
+            raise AssayError(
+                "there is a file already, which may hold labels", where=str(parameters.sample_out), hint="name another"
+            )
         edges = _edges(run.scores, documents)
         found = _sizes(run.scores, edges)
         return CalibrateReport(None, _write_sample(run, parameters, edges, found), found)
@@ -118,18 +127,19 @@ def calibrate(parameters: CalibrateParameters) -> CalibrateReport:
         labels_sha256=digest,
         figures={"share": Figure(value=share, low=share, high=share), **figures},
     )
-    parameters.overlay.write_text(calibration.model_dump_json(indent=1) + "\n", "utf-8")
+    write_whole(parameters.overlay, calibration.model_dump_json(indent=1) + "\n")
     return CalibrateReport(calibration, 0, sizes)
 
 
 def calibrate_lines(report: CalibrateReport, parameters: CalibrateParameters) -> list[str]:
     """What was set or drawn, in plain lines."""
     if report.calibration is None:
+        named = f" --run {parameters.run}" if parameters.run else ""
         strata = ", ".join(f"{n:,}" for n in report.strata)
         return [
             f"wrote {report.sampled:,} documents to label to {parameters.sample_out} (from strata of {strata})",
             "next: put true or false into the label of each line, then: assay calibrate "
-            f"{parameters.store} --tagger {parameters.tagger} --fpr 0.01 --labels {parameters.sample_out}",
+            f"{parameters.store}{named} --tagger {parameters.tagger} --fpr 0.01 --labels {parameters.sample_out}",
         ]
     c = report.calibration
     found = [
@@ -171,11 +181,12 @@ def _write_sample(run: _Run, parameters: CalibrateParameters, edges: Sequence[fl
         best = [sorted(found)[:most] for found, most in zip(best, quota, strict=True)]
     chosen = {(shard, row): (s, name, score) for s, found in enumerate(best) for _, shard, row, name, score in found}
     taken = [len(found) for found in best]
-    with parameters.sample_out.open("w", encoding="utf-8") as out:
-        for (shard, row), text in _texts(run, sorted(chosen)):
-            s, name, score = chosen[shard, row]
-            line = {"id": name, "label": None, "score": score, "stratum": s, "weight": sizes[s] / taken[s]}
-            out.write(json.dumps({**line, "text": text}) + "\n")
+    lines = []
+    for (shard, row), text in _texts(run, sorted(chosen)):
+        s, name, score = chosen[shard, row]
+        line = {"id": name, "label": None, "score": score, "stratum": s, "weight": sizes[s] / taken[s]}
+        lines.append(json.dumps({**line, "text": text}) + "\n")
+    write_whole(parameters.sample_out, "".join(lines))
     return len(chosen)
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from assay.flows.explanation import Explanation, FeatureReason, LayerReason, Span, TagReason
+from assay.flows.scopes import require_device
 from assay.sae_runtime.runtime import Runtime
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardEntry, TagManifest
@@ -35,7 +36,7 @@ def explain(store_uri: str, doc_id: str, *, run: str | None = None, device: str 
         )
     identity = read_identity(store, manifest.features)
     watched = identity.features.watched
-    runtime = Runtime(identity.scope, device=device, watched=watched)
+    runtime = Runtime(identity.scope, device=device and require_device(device), watched=watched)
     if runtime.encoder_fingerprint != manifest.encoder:
         raise AssayError(
             f"scope {identity.scope.name!r} has changed: encoder {runtime.encoder_fingerprint}, the run used "

@@ -55,7 +55,10 @@ def audit(
     from assay.dashboard.audit_page import audit_page
     from assay.dashboard.audit_text import audit_text
     from assay.flows.audit import IDENTITY_TERMS, audit_tagger
+    from assay.flows.output import require_place
 
+    if html is not None:
+        require_place(html)
     report = audit_tagger(
         store, tagger, run=run, by=by, identity=identity, terms=terms or IDENTITY_TERMS, device=device
     )
@@ -66,15 +69,16 @@ def audit(
     elif html is not None:
         print_lines(list(report.findings))
     else:
+        named = f" --run {run}" if run else ""
         stdout().print(audit_text(report))
-        print_lines(
-            ["", f"next: assay audit {store} --tagger {tagger} --html audit.html, or assay explain {store} DOC_ID"]
-        )
+        audited = f"assay audit {store}{named} --tagger {tagger}"
+        print_lines(["", f"next: {audited} --html audit.html, or assay explain {store} DOC_ID{named}"])
     return FINDINGS if report.flagged else OK
 
 
 def write_page(path: Path, page: str) -> None:
     """Writes a page and says where."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, "utf-8")
+    from assay.flows.output import write_whole
+
+    write_whole(path, page)
     message(f"wrote {path}")

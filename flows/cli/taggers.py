@@ -46,16 +46,20 @@ def fit(
     from assay.flows.cli.audit import write_page
     from assay.flows.engine import run_flow
     from assay.flows.fit import fit_tagger
+    from assay.flows.output import require_place, write_whole
     from assay.schemas.parameters import FitParameters
     from assay.schemas.tagger import dump_tagger
 
     given = (options or FitOptions()).model_dump()
     folder = all_definitions is not None
     for one in definitions:
+        require_place(out / f"{one.name}.json" if folder else out)
+        if html is not None:
+            require_place(html / f"{one.name}.html" if folder else html)
+    for one in definitions:
         report: FitReport = run_flow(fit_tagger, FitParameters(definition=one, **given))
         path = out / f"{one.name}.json" if folder else out
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump_tagger(report.tagger), "utf-8")
+        write_whole(path, dump_tagger(report.tagger))
         print_lines([*report.lines, ""])
         stdout().print(evidence_text(report.tagger))
         print_lines(["", f"wrote {path}"])
