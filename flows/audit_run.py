@@ -13,8 +13,8 @@ from assay.taggers.audit_sums import LENGTH, Chunk
 from assay.taggers.feature_values import ValueReader
 from assay.workers.corpora.reading import Cursors
 from assay.workers.corpora.rows import read_rows
-from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
+from assay.workers.sealing import source_shard
 from assay.workers.storage.filesystem import public
 from assay.workers.storage.objects import ObjectStore
 

@@ -23,8 +23,8 @@ from assay.schemas.tagger import Tagger
 from assay.taggers.calibration import TOP_SHARES, Labels, choose_threshold, figures_at, quotas, stratum_of, weights
 from assay.taggers.score_counts import Scores, count_above, smallest
 from assay.workers.corpora.rows import read_rows
-from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
+from assay.workers.sealing import source_shard
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.stores import load_manifest, read_taggers
 

@@ -30,13 +30,14 @@ from assay.workers.curating import CONTROL, ShardCurator, output_schema
 from assay.workers.dedup.copies import CopyLists
 from assay.workers.dedup.selection import KeptByRules
 from assay.workers.feature_table import parquet_bytes
+from assay.workers.in_order import in_order
 from assay.workers.pool import PoolOptions, WorkPool
 from assay.workers.ranking import HashCache
 from assay.workers.session import ray_session
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.survey_total import SurveyTotal
-from assay.workers.surveying import OutputPlanner, Surveyor, find_stages, in_order
+from assay.workers.surveying import OutputPlanner, Surveyor, find_stages
 from assay.workers.takedown import listed_ids
 
 

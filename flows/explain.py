@@ -14,8 +14,8 @@ from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardEntry, TagManifest
 from assay.schemas.tagger import Tagger
 from assay.workers.corpora.rows import read_rows
-from assay.workers.curating import source_shard
 from assay.workers.feature_table import iter_parquet
+from assay.workers.sealing import source_shard
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.stores import load_manifest, read_identity, read_taggers
 from assay.workers.tagger_set import Contribution, TaggerSet

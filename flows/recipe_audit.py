@@ -18,12 +18,12 @@ from assay.workers.corpora.reading import Cursors
 from assay.workers.corpora.records import BadShard
 from assay.workers.corpora.rows import read_rows
 from assay.workers.curate_job import TaggedShard
-from assay.workers.curating import source_shard
 from assay.workers.feature_drift import layer_drift
 from assay.workers.feature_shares import count_features, sampled_shards
 from assay.workers.losses import LossTally
 from assay.workers.near_thresholds import Cut, Near, NearestDocuments, cuts_of
 from assay.workers.rules import KEPT, names_read
+from assay.workers.sealing import source_shard
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.stores import read_identity
 

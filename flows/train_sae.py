@@ -26,7 +26,7 @@ from assay.flows.scopes import require_device
 from assay.flows.tag import refuse_output_in_corpus
 from assay.sae_runtime.backbone import Backbone, read_config
 from assay.sae_runtime.file_hash import file_sha256
-from assay.sae_runtime.training.common import read_json, write_json
+from assay.sae_runtime.training.common import read_json, save_state, write_json
 from assay.sae_runtime.training.held_out import fidelity
 from assay.sae_runtime.training.layers_run import LayersConfig, LayersRun, StepResult
 from assay.sae_runtime.training.loss_recovered import recovered_losses
@@ -269,9 +269,7 @@ def _load_checkpoint(plan: TrainingPlan) -> dict[str, Any] | None:
 
 def _save_checkpoint(plan: TrainingPlan, run: LayersRun) -> None:
     """Leaves the old checkpoint or the whole new one."""
-    part = plan.checkpoint.with_name("checkpoint.pt.part")
-    torch.save({"fingerprint": fingerprint(plan.identity), "run": run.state_dict()}, part)
-    part.replace(plan.checkpoint)
+    save_state(plan.checkpoint, {"fingerprint": fingerprint(plan.identity), "run": run.state_dict()})
 
 
 @task(name="measure and write SAEs", persist_result=False)

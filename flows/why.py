@@ -14,9 +14,9 @@ from assay.schemas.expression import Feature, Name, Node, Threshold, parse_expre
 from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
 from assay.workers.curating import tag_names
 from assay.workers.expressions import truth
+from assay.workers.in_order import in_order
 from assay.workers.rules import KEPT, Decider, ShardDocuments, strata_of
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.surveying import in_order
 from assay.workers.versions import read_chain
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat
 
 from assay.schemas.base import Model
-from assay.schemas.errors import AssayError
 from assay.schemas.evidence import Figures
+from assay.schemas.json_file import load_json
 
 
 class Calibration(Model):
@@ -34,11 +34,4 @@ class Calibration(Model):
 
 def load_calibration(path: Path) -> Calibration:
     """Reads one overlay; a wrong one is an AssayError that names file and key."""
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise AssayError(f"can't read calibration: {e.strerror}", where=str(path)) from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise AssayError(f"not a valid calibration: {key}: {first['msg']}", where=str(path)) from e
+    return load_json(path, Calibration, "calibration")

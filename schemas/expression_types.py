@@ -1,7 +1,7 @@
 """Checks an expression against what its names stand for: every mistake with its place, before any document is read."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal as OneOf
 from typing import NamedTuple
 
@@ -201,10 +201,3 @@ def _pattern_problem(pattern: object) -> str:
     except pa.ArrowInvalid as e:
         return f"not a regular expression (RE2): {str(e).removeprefix('Invalid regular expression: ')}"
     return ""
-
-
-def names_in(trees: Iterable[Node]) -> Iterator[str]:
-    """The names that expressions read."""
-    from assay.schemas.expression import walk
-
-    yield from (node.name for tree in trees for node in walk(tree) if isinstance(node, Name))

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from assay.schemas.base import Model, fingerprint
 from assay.schemas.errors import AssayError
 from assay.schemas.evidence import Evidence
+from assay.schemas.json_file import load_json
 
 Axis = Literal["quality", "safety", "domain", "language", "custom"]
 Pooling = Literal["any", "max", "mean", "count"]
@@ -110,18 +111,7 @@ class Tagger(Model):
 
 def load_tagger(path: Path) -> Tagger:
     """Reads one tagger file; a wrong one is an AssayError that names file and key."""
-    try:
-        return Tagger.model_validate_json(path.read_bytes())
-    except OSError as e:
-        raise AssayError(f"can't read tagger: {e.strerror}", where=str(path)) from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise AssayError(
-            f"not a valid tagger: {key}: {first['msg']}",
-            where=str(path),
-            hint="the format is described in docs/data-format.md",
-        ) from e
+    return load_json(path, Tagger, "tagger", hint="the format is described in docs/data-format.md")
 
 
 def load_taggers(path: Path) -> tuple[Tagger, ...]:

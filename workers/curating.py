@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from assay.schemas.corpus import Shard
 from assay.schemas.curation import OutputShard, Piece
 from assay.schemas.errors import AssayError
 from assay.schemas.recipe import Recipe
@@ -24,6 +23,7 @@ from assay.workers.curate_job import CurateJob, TaggedShard, load_columns
 from assay.workers.dataset_file import DatasetFile, new_file
 from assay.workers.ranking import hash_keys
 from assay.workers.rules import Decider, Verdicts
+from assay.workers.sealing import source_shard
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 
@@ -238,19 +238,6 @@ def tag_names(columns: tuple[TagColumn, ...]) -> Iterator[str]:
         yield column.name
         if column.kind == "label":
             yield f"{column.name}_p"
-
-
-def source_shard(entry: ShardEntry) -> Shard:
-    """The input shard that a manifest's entry stands for."""
-    assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
-    return Shard(
-        id=entry.shard,
-        source=entry.source,
-        first_row=entry.first_row,
-        rows=entry.source_rows,
-        bytes=0,
-        first_byte=entry.first_byte,
-    )
 
 
 def writing_rate(job: CurateJob, units: Sequence[TaggedShard]) -> float | None:

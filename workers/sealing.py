@@ -132,3 +132,16 @@ class _Merged:
     def parquet(self) -> tuple[bytes, int]:
         table = merge(self._tables)
         return parquet_bytes(table), table.num_rows
+
+
+def source_shard(entry: ShardEntry) -> Shard:
+    """The input shard that a manifest's entry stands for."""
+    assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
+    return Shard(
+        id=entry.shard,
+        source=entry.source,
+        first_row=entry.first_row,
+        rows=entry.source_rows,
+        bytes=0,
+        first_byte=entry.first_byte,
+    )

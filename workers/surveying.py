@@ -4,10 +4,7 @@ Shards go by in threads and are answered in corpus order. Memory follows shards,
 fixed size: the keys that cuts are searched by and the hashes of ids. Beyond their size, keys are made again.
 """
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +17,7 @@ from assay.schemas.statistics import dimensions, shard_statistics
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.cutting import ALL, Histogram, Ranked, find_cuts
 from assay.workers.expressions import Mask
+from assay.workers.in_order import in_order
 from assay.workers.quotas import exact, quotas, stage_unit
 from assay.workers.ranking import HashCache
 from assay.workers.rules import Decider, StageView, strata_of
@@ -227,23 +225,6 @@ class _Ranker:
 
     def _ranked(self, view: StageView) -> Ranked:
         return Ranked(view.stratum, view.key, view.tokens if self._tokens else np.ones(len(view.rows), np.int64))
-
-
-def in_order(work: Callable[[TaggedShard], T], units: Sequence[TaggedShard], threads: int | None = None) -> Iterator[T]:
-    """The results of `work`, in the order of `units`, a few of which are worked on at once."""
-    count = min(threads or os.cpu_count() or 1, 32)
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(count, thread_name_prefix="survey") as pool:
-        try:
-            for unit in units:
-                waiting.append(pool.submit(work, unit))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class OutputPlanner:

@@ -19,8 +19,8 @@ from assay.schemas.recipe import Output
 from assay.schemas.store import StoredObject
 from assay.workers.corpora.reading import Document, read_documents
 from assay.workers.curate_job import CurateJob, TaggedShard
-from assay.workers.curating import source_shard
 from assay.workers.dataset_file import new_file
+from assay.workers.sealing import source_shard
 from assay.workers.storage.objects import ObjectStore
 
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import FINDINGS, LOOK, OK, AsJson, Run, Store, app, message, print_lines, stdout
+from assay.flows.cli.console import FINDINGS, LOOK, OK, AsJson, Run, Store, app, print_lines, stdout, write_page
 
 Html = Annotated[Path | None, Parameter(help="write one self-contained HTML file here")]
 
@@ -74,11 +74,3 @@ def audit(
         audited = f"assay audit {store}{named} --tagger {tagger}"
         print_lines(["", f"next: {audited} --html audit.html, or assay explain {store} DOC_ID{named}"])
     return FINDINGS if report.flagged else OK
-
-
-def write_page(path: Path, page: str) -> None:
-    """Writes a page and says where."""
-    from assay.flows.output import write_whole
-
-    write_whole(path, page)
-    message(f"wrote {path}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, validators
 
-from assay.flows.cli.console import FINDINGS, LOOK, OK, AsJson, app, message, print_lines, stdout
+from assay.flows.cli.console import FINDINGS, LOOK, OK, AsJson, app, message, print_lines, stdout, write_page
 
 Subject = Annotated[str, Parameter(help="folder or URI of a store or of a curated dataset")]
 _NOT_NEGATIVE = validators.Number(gte=0)
@@ -40,9 +40,7 @@ def diff(
     sides = open_subject(a, run_a), open_subject(b, run_b)
     report = compare(*sides, max_drift=max_drift, common=common, feature_documents=features)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(drift_html(report), "utf-8")
-        message(f"wrote {html}")
+        write_page(html, drift_html(report))
     if json:
         print_lines([report.model_dump_json(indent=1)])
     elif html is None:
@@ -76,9 +74,7 @@ def audit_recipe(
 
     report = audit(dataset, feature_documents=features)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(loss_html(report), "utf-8")
-        message(f"wrote {html}")
+        write_page(html, loss_html(report))
     if json:
         print_lines([report.model_dump_json(indent=1)])
     elif html is None:

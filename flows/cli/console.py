@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
@@ -64,3 +65,11 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(inert(cell)) for cell in row))
     stdout().print(table)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes a page whole and says where."""
+    from assay.flows.output import write_whole
+
+    write_whole(path, page)
+    message(f"wrote {path}")

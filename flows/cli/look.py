@@ -14,10 +14,10 @@ from assay.flows.cli.console import (
     Run,
     Store,
     app,
-    message,
     print_lines,
     print_table,
     stdout,
+    write_page,
 )
 
 if TYPE_CHECKING:
@@ -69,9 +69,7 @@ def report(
 
     built = build_report(store, run)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
-        html.write_text(as_html(built), "utf-8")
-        message(f"wrote {html}")
+        write_page(html, as_html(built))
     if json:
         print_lines([as_json(built)])
     elif html is None:

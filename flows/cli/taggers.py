@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines, stdout
+from assay.flows.cli.console import ABOUT, OK, START, AsJson, app, print_lines, stdout, write_page
 from assay.schemas.errors import AssayError
 from assay.schemas.parameters import FitOptions, LabelOptions
 
@@ -43,7 +43,6 @@ def fit(
     _require_extra()
     from assay.dashboard.evidence_page import evidence_page
     from assay.dashboard.evidence_text import evidence_text
-    from assay.flows.cli.audit import write_page
     from assay.flows.engine import run_flow
     from assay.flows.fit import fit_tagger
     from assay.flows.output import require_place, write_whole

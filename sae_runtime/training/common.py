@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
 
+import torch
+
 TRAIN_BUCKETS = range(0, 7)
 TEST_BUCKETS = range(8, 10)
 EOS = "<|endoftext|>"
@@ -57,6 +59,14 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+    temporary.replace(path)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Leaves the old checkpoint or the whole new one at `path`; written to disk piece by piece."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    torch.save(state, temporary)
     temporary.replace(path)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from .common import log, read_json, write_json
+from .common import log, read_json, save_state, write_json
 from .evaluate import mean_loss
 
 CHECKPOINT_SECONDS = 120
@@ -198,8 +198,7 @@ def pretrain(
                 "curve": curve,
                 "heldout_curve": heldout_curve,
             }
-            torch.save(state, checkpoint_path.with_suffix(".part"))
-            checkpoint_path.with_suffix(".part").replace(checkpoint_path)
+            save_state(checkpoint_path, state)
             clock = time.monotonic()
     heldout_curve.append([step, step * config.batch_rows * config.context, mean_loss(model, heldout)])
     model.to(torch.bfloat16).save_pretrained(out)  # type: ignore[arg-type]

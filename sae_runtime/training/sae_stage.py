@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from assay.sae_runtime.backbone import Backbone
-from assay.sae_runtime.training.common import log, read_json, write_json
+from assay.sae_runtime.training.common import log, read_json, save_state, write_json
 from assay.sae_runtime.training.held_out import fidelity
 from assay.sae_runtime.training.layers_run import LayersConfig, LayersRun, StepResult
 from assay.sae_runtime.training.residual_stream import Place, ResidualStream
@@ -44,7 +44,7 @@ def train_saes(
         if (run.step_number - 1) % _CURVE_EVERY == 0 or run.finished:
             _follow(run, result, curves)
         if time.monotonic() - last_saved > CHECKPOINT_SECONDS:
-            _save(checkpoint, {"run": run.state_dict(), "curves": curves})
+            save_state(checkpoint, {"run": run.state_dict(), "curves": curves})
             last_saved = time.monotonic()
     for layer, sae in run.weights().items():
         save_sae(sae, work / "saes" / f"layer{layer}.sae.pt", torch.float32)
@@ -103,10 +103,3 @@ def _follow(run: LayersRun, result: StepResult, curves: dict[int, list[list[floa
         dead = run.trainers[layer].dead_share()
         curves[layer].append([run.step_number - 1, round(fvu.item(), 4), round(dead, 4)])
         log("sae: step %d of %d  layer %d  FVU %.3f  dead %.1f %%", run.step_number, run.steps, layer, fvu, 100 * dead)
-
-
-def _save(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    torch.save(state, temporary)
-    temporary.replace(path)

@@ -133,7 +133,7 @@ def test_interrupted_sae_training_ends_as_an_undisturbed_one(built: Path, monkey
 
     undisturbed = run(built / "saes-undisturbed")
     monkeypatch.setattr(sae_stage, "CHECKPOINT_SECONDS", 0.0)
-    save, calls = sae_stage._save, []
+    save, calls = sae_stage.save_state, []
 
     def dies(path: Path, state: dict[str, object]) -> None:
         save(path, state)
@@ -141,7 +141,7 @@ def test_interrupted_sae_training_ends_as_an_undisturbed_one(built: Path, monkey
         if len(calls) == 4:
             raise Killed
 
-    monkeypatch.setattr(sae_stage, "_save", dies)
+    monkeypatch.setattr(sae_stage, "save_state", dies)
     with pytest.raises(Killed):
         run(built / "saes-interrupted")
     resumed = run(built / "saes-interrupted")

@@ -26,6 +26,7 @@ from assay.workers.corpora.planning import plan_corpus
 from assay.workers.curate_job import CurateJob, TaggedShard
 from assay.workers.curating import ShardCurator, output_schema
 from assay.workers.ranking import HashCache
+from assay.workers.sealing import shard_entry
 from assay.workers.storage.objects import ObjectStore
 from assay.workers.survey_total import SurveyTotal
 from assay.workers.surveying import OutputPlanner, Survey, Surveyor, find_stages
@@ -101,21 +102,7 @@ class Workplace:
         tagger = ShardTagger(TagJob(store, OPTIONS, self._scope, self._taggers, watched, device="cpu"))
         shards = plan_corpus(str(path), OPTIONS, shard_bytes).shards
         commits = [tagger.process(shard, "tag") for shard in shards]
-        entries = tuple(
-            ShardEntry(
-                shard=shard.id,
-                source=shard.source,
-                first_row=shard.first_row,
-                source_rows=shard.rows,
-                first_byte=shard.first_byte,
-                rows_in=commit.rows_in,
-                rows_kept=commit.rows_kept,
-                rows_quarantined=commit.rows_quarantined,
-                unreadable=commit.unreadable,
-                objects=commit.objects,
-            )
-            for shard, commit in zip(shards, commits, strict=True)
-        )
+        entries = tuple(shard_entry(shard, commit) for shard, commit in zip(shards, commits, strict=True))
         return Source(path, store, entries, unify_columns(commit.columns for commit in commits))
 
     def job(

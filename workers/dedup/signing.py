@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from assay.schemas.corpus import Shard
 from assay.schemas.errors import AssayError
 from assay.schemas.store import ShardCommit, StoredObject
 from assay.workers.corpora.reading import Cursors, Document, read_documents
@@ -22,6 +21,7 @@ from assay.workers.dedup.job import SIGNED, DedupJob, SearchUnit, layer_names, r
 from assay.workers.dedup.records import Records, partitioned
 from assay.workers.dedup.words import Hashes, WordHasher, mix, normalise, runs
 from assay.workers.feature_table import parquet_bytes
+from assay.workers.sealing import source_shard
 from assay.workers.storage.commits import CommitLog
 from assay.workers.storage.objects import ObjectStore
 
@@ -116,15 +116,7 @@ class ShardSigner:
     def _documents(self, unit: SearchUnit, tags: pa.Table, chosen: NDArray[np.bool_]) -> Iterator[tuple[int, Document]]:
         """The chosen documents with their index in the tags table. AssayError if the source holds others than it."""
         entry, rows = unit.entry, tags["row"].to_numpy()
-        assert entry.source is not None  # noqa: S101 - a tagging run's entries all have one
-        shard = Shard(
-            id=entry.shard,
-            source=entry.source,
-            first_row=entry.first_row,
-            rows=entry.source_rows,
-            bytes=0,
-            first_byte=entry.first_byte,
-        )
+        shard = source_shard(entry)
         at = 0
         for record in read_documents(shard, self._job.options[unit.source], self._cursors):
             if not isinstance(record, Document):
@@ -139,7 +131,7 @@ class ShardSigner:
                 return
         raise AssayError(
             f"the source's documents aren't those that were tagged (at document {at} of {len(rows)})",
-            where=entry.source.uri,
+            where=shard.source.uri,
             hint="tag the corpus again",
         )
 

@@ -5,9 +5,7 @@ written last. Any number of attempts at a shard may run at the same time, one co
 objects are either the same ones or orphans.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from pydantic import ValidationError
 
@@ -15,6 +13,7 @@ from assay.schemas.base import record_json
 from assay.schemas.errors import AssayError, printable
 from assay.schemas.store import ShardCommit
 from assay.workers.corpora.records import WORKER_REASONS
+from assay.workers.in_order import in_order
 from assay.workers.storage.objects import ObjectStore, check_key
 
 _SUFFIX = ".json"
@@ -96,17 +95,7 @@ class CommitLog:
 
     def read_many(self, shards: Iterable[str], threads: int = 16) -> Iterator[ShardCommit]:
         """The commits of `shards` in the order given, read ahead by `threads` at most twice as many."""
-        pending: deque[Future[ShardCommit]] = deque()
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="commits")
-        try:
-            for shard in shards:
-                pending.append(pool.submit(self.read, shard))
-                if len(pending) >= 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return in_order(self.read, shards, threads)
 
     def orphans(self, *folders: str) -> Iterator[str]:
         """The keys below `{prefix}/{folder}` that no commit names.

@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 
 from assay.schemas.errors import AssayError, StorageError
 from assay.schemas.store import ShardCommit, StoredObject
+from assay.workers.in_order import in_order
 from assay.workers.storage.commits import CommitLog, unaccounted_rows
 from assay.workers.storage.objects import ObjectStore
-from assay.workers.storage.verify import in_parallel, what_is_wrong
+from assay.workers.storage.verify import what_is_wrong
 
 
 class Finding(NamedTuple):
@@ -68,7 +69,7 @@ class LogCheck:
 
     def run(self) -> Iterator[Finding]:
         """What is wrong with each commit and its objects, commit by commit."""
-        for checked in in_parallel(self._check, sorted(self._log.committed())):
+        for checked in in_order(self._check, sorted(self._log.committed()), threads=8):
             self._counts.add(checked.read, commits=1)
             if checked.commit is not None:
                 objects = {stored.key for stored in checked.commit.objects.values()}

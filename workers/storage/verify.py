@@ -1,9 +1,6 @@
 """Reads objects through and says what is wrong with them, in bounded memory and several at once."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -38,21 +35,6 @@ def what_is_wrong(store: ObjectStore, stored: StoredObject) -> str:
     if rows is not None and rows != stored.rows:
         return f"it has {rows} rows, the record says {stored.rows}"
     return ""
-
-
-def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int = 8) -> Iterator[_Result]:
-    """The results of `work` in the order of `items`, at most twice as many ahead as there are threads."""
-    pending: deque[Future[_Result]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) >= 2 * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _rows(key: str, handle: BinaryIO) -> int | None:
